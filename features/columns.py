@@ -1,0 +1,198 @@
+"""Arrow columns to ids, times, numbers and labels; a value that does not fit is named by file, row and column."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from twotower.features.errors import InputError
+from twotower.features.spec import DropRule
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a table's file.
+
+    Attributes:
+        file: where they were read.
+        rows: [n] their numbers in the file, from 1; a CSV header is not counted.
+        table: the columns that were asked for.
+    """
+
+    file: Path
+    rows: npt.NDArray[np.int64]
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> pa.Array:
+        """One column as a single array."""
+        column = self.table.column(name).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # combine_chunks keeps an empty column chunked
+            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Chunk:
+        """The rows where ``keep`` [n] holds."""
+        return Chunk(self.file, self.rows[keep], self.table.filter(pa.array(keep)))
+
+    def fault(self, row: int, column: str, found: object, expected: str) -> InputError:
+        """The error for row number ``row`` of this chunk."""
+        shown = repr(found) if len(repr(found)) <= 60 else repr(found)[:57] + "..."
+        return InputError(f"{self.file}: row {self.rows[row]}, column '{column}': found {shown}, expected {expected}")
+
+    def refuse(self, bad: npt.NDArray[np.bool_], column: str, expected: str) -> None:
+        """Raise for the first row where ``bad`` [n] holds."""
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise self.fault(row, column, self.column(column)[row].as_py(), expected)
+
+
+def apply_drops(chunk: Chunk, rules: Sequence[DropRule]) -> tuple[Chunk, dict[str, int]]:
+    """Leave out the rows that a rule meets, in the rules' order; how many each left out, by its reason."""
+    counts: dict[str, int] = {}
+    for rule in rules:
+        met = _meets(chunk, rule)
+        counts[rule.reason] = counts.get(rule.reason, 0) + int(met.sum())
+        chunk = chunk.where(~met)
+    return chunk, counts
+
+
+def ids(chunk: Chunk, column: str) -> pa.Array:
+    """A column of ids as strings; whole floats lose their fraction (``13085.0`` is ``13085``).
+
+    Raises:
+        InputError: an id is missing, empty or holds a line break.
+    """
+    values = strings(chunk, column)
+    chunk.refuse(_mask(pc.equal(values, "")), column, "an id that is not empty (a drop rule can leave such rows out)")
+    chunk.refuse(_mask(pc.match_substring_regex(values, r"[\r\n]")), column, "an id without a line break")
+    return values
+
+
+def strings(chunk: Chunk, column: str) -> pa.Array:
+    """A column of scalars as strings; missing values are empty."""
+    values = chunk.column(column)
+    kind = values.type
+    if pa.types.is_nested(kind):
+        raise chunk.fault(0, column, str(kind), "one value a row, not a list")
+    if pa.types.is_floating(kind):
+        numbers = values.to_numpy(zero_copy_only=False)
+        if np.all(np.isnan(numbers) | (numbers == np.floor(numbers))):
+            values = pc.cast(pc.if_else(pa.array(np.isnan(numbers)), None, values), pa.int64(), safe=False)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        values = values.cast(pa.string())
+    return pc.fill_null(values.cast(pa.string()), "")
+
+
+def numbers(chunk: Chunk, column: str) -> npt.NDArray[np.float64]:
+    """A column of numbers as float64; missing values are NaN.
+
+    Raises:
+        InputError: a value is no number.
+    """
+    values = chunk.column(column)
+    if _is_text(values.type):
+        text = strings(chunk, column)
+        valid = pc.match_substring_regex(text, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
+        empty = pc.equal(text, "")
+        chunk.refuse(~_mask(pc.or_(valid, empty)), column, "a number")
+        values = pc.if_else(empty, pa.scalar(None, pa.string()), pc.utf8_trim_whitespace(text)).cast(pa.float64())
+    elif not any(test(values.type) for test in _NUMERIC):
+        raise chunk.fault(0, column, str(values.type), "numbers")
+    result = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    chunk.refuse(np.isinf(result), column, "a finite number")
+    return np.asarray(result, dtype=np.float64)
+
+
+def seconds(chunk: Chunk, column: str, time_format: str | None = None) -> npt.NDArray[np.int64]:
+    """A column of times as unix seconds; times without a zone are UTC.
+
+    Timestamps, dates, whole numbers (unix seconds) and text: ISO 8601, or as ``time_format`` (strptime) says.
+
+    Raises:
+        InputError: a time is missing, does not parse or lies in the future.
+    """
+    values = chunk.column(column)
+    expected = f"a time like {dt.datetime(2017, 12, 31, 18, 5).strftime(time_format or '%Y-%m-%dT%H:%M:%S')}"
+    if _is_text(values.type):
+        text = strings(chunk, column)
+        parsed = [_parse(value, time_format) for value in text.to_pylist()]
+        chunk.refuse(np.array([value is None for value in parsed], dtype=bool), column, expected)
+        result = np.array(parsed, dtype=np.int64)
+    else:
+        chunk.refuse(_mask(pc.is_null(values, nan_is_null=True)), column, expected)
+        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+            stamps = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)), safe=False)
+            result = np.floor_divide(stamps.cast(pa.int64()).to_numpy(zero_copy_only=False), 1_000_000)
+        elif pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+            result = values.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False)
+        else:
+            raise chunk.fault(0, column, str(values.type), expected)
+    tomorrow = dt.datetime.now(dt.UTC).timestamp() + 86_400
+    chunk.refuse(result > tomorrow, column, "a time that is not in the future")
+    return np.asarray(result, dtype=np.int64)
+
+
+def labels(chunk: Chunk, column: str, separator: str | None) -> list[list[str]]:
+    """A column of several labels: lists, or text split at ``separator``; empty labels are left out."""
+    values = chunk.column(column)
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return [[str(label) for label in row or () if label not in (None, "")] for row in values.to_pylist()]
+    if separator is None:
+        raise chunk.fault(0, column, str(values.type), "lists of labels, or the key 'separator' in the spec")
+    return [
+        [label.strip() for label in row.split(separator) if label.strip()] for row in strings(chunk, column).to_pylist()
+    ]
+
+
+def vectors(chunk: Chunk, column: str, size: int) -> list[list[float]]:
+    """A column of vectors of ``size`` numbers; a missing one is empty."""
+    values = chunk.column(column)
+    if not pa.types.is_nested(values.type):
+        raise chunk.fault(0, column, str(values.type), f"lists of {size} numbers")
+    rows = [row or [] for row in values.to_pylist()]
+    for index, row in enumerate(rows):
+        if row and (len(row) != size or not all(isinstance(x, int | float) and np.isfinite(x) for x in row)):
+            raise chunk.fault(index, column, row, f"a list of {size} finite numbers")
+    return rows
+
+
+def _meets(chunk: Chunk, rule: DropRule) -> npt.NDArray[np.bool_]:
+    if rule.missing:
+        return _mask(pc.equal(strings(chunk, rule.column), ""))
+    if rule.equals is not None:
+        return _mask(pc.is_in(strings(chunk, rule.column), value_set=pa.array(rule.equals)))
+    if rule.starts_with is not None:
+        return _mask(pc.starts_with(strings(chunk, rule.column), rule.starts_with))
+    values = numbers(chunk, rule.column)
+    if rule.below is not None:
+        return np.asarray(values < rule.below)
+    return np.asarray(values > rule.above)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary))
+
+
+_NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+
+
+def _mask(condition: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(condition, False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _parse(text: str, time_format: str | None) -> int | None:
+    try:
+        moment = dt.datetime.strptime(text, time_format) if time_format else dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp())

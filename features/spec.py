@@ -1,0 +1,413 @@
+"""The spec: one YAML file that says where the tables are, what the features are, and what to train and serve.
+
+Typed and frozen; an unknown key is refused with the nearest known one. ``examples/*/spec.yaml`` are the
+commented references.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import glob
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from twotower.features.errors import InputError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Column = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class DropRule(_Section):
+    """Rows to leave out, counted under ``reason``; exactly one condition on one column."""
+
+    column: Column
+    reason: str = Field(min_length=1)
+    missing: Literal[True] | None = None
+    below: float | None = None
+    above: float | None = None
+    equals: tuple[str, ...] | None = None
+    starts_with: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_condition(self) -> DropRule:
+        found = [
+            name for name in ("missing", "below", "above", "equals", "starts_with") if getattr(self, name) is not None
+        ]
+        if len(found) != 1:
+            raise ValueError(
+                f"expected exactly one of missing, below, above, equals, starts_with; found {found or 'none'}"
+            )
+        return self
+
+
+class CategoryFeature(_Section):
+    """A label. Values seen fewer than ``min_count`` times share the out-of-vocabulary bucket."""
+
+    kind: Literal["category"]
+    column: Column | None = None
+    min_count: Positive = 1
+
+
+class NumberFeature(_Section):
+    """A number: standardised (after ``log1p`` where asked), and bucketed into ``buckets`` quantiles."""
+
+    kind: Literal["number"]
+    column: Column | None = None
+    log: bool = False
+    buckets: Positive = 10
+
+
+class TextFeature(_Section):
+    """Free text: lower-cased words, hashed into ``hash_buckets``."""
+
+    kind: Literal["text"]
+    column: Column | None = None
+    hash_buckets: Positive = 4096
+    max_tokens: Positive = 16
+
+
+class VectorFeature(_Section):
+    """A fixed-length list of numbers: an image, audio or sentence embedding."""
+
+    kind: Literal["vector"]
+    column: Column | None = None
+    size: Positive
+
+
+class SequenceFeature(_Section):
+    """Several labels: a list column, or text split at ``separator``."""
+
+    kind: Literal["sequence"]
+    column: Column | None = None
+    separator: str | None = None
+    min_count: Positive = 1
+    max_length: Positive = 16
+
+
+class TimeFeature(_Section):
+    """A moment, seen as a label: its hour of the day (UTC), weekday or month."""
+
+    kind: Literal["time"]
+    column: Column | None = None
+    part: Literal["hour", "weekday", "month"]
+
+
+Feature = Annotated[
+    CategoryFeature | NumberFeature | TextFeature | VectorFeature | SequenceFeature | TimeFeature,
+    Field(discriminator="kind"),
+]
+ContextFeature = Annotated[CategoryFeature | TimeFeature, Field(discriminator="kind")]
+
+
+class Source(_Section):
+    """Where a table's rows come from."""
+
+    path: str | None = Field(None, min_length=1, description="a file or a glob, relative to the spec")
+    format: Literal["csv", "parquet", "tfrecord"] | None = None
+
+    def files(self) -> list[Path]:
+        """The table's files in name order.
+
+        Raises:
+            InputError: nothing matches the path.
+        """
+        assert self.path is not None
+        found = sorted(Path(name) for name in glob.glob(self.path, recursive=True))  # noqa: PTH207 (absolute patterns)
+        if not found:
+            raise InputError(f"{self.path}: no such file; expected a CSV, Parquet or TFRecord file, or a glob of them")
+        return found
+
+    def file_format(self, file: Path) -> str:
+        """``csv``, ``parquet`` or ``tfrecord``: as the spec says, or else by the file's ending.
+
+        Raises:
+            InputError: the spec does not say and the ending is not known.
+        """
+        endings = {".csv": "csv", ".parquet": "parquet", ".tfrecord": "tfrecord", ".tfrecords": "tfrecord"}
+        suffixes = [suffix for suffix in file.suffixes if suffix != ".gz"]
+        known = self.format or (endings.get(suffixes[-1]) if suffixes else None)
+        if known is None:
+            raise InputError(f"{file}: unknown ending; expected one of {', '.join(endings)}, or the key 'format'")
+        return known
+
+
+class Interactions(Source):
+    """The purchases: who, what, when, and how many. A row is an event."""
+
+    path: str = Field(min_length=1)
+    user: Column
+    item: Column
+    time: Column
+    time_format: str | None = None
+    quantity: Column | None = None
+    drop: tuple[DropRule, ...] = ()
+    max_events_per_user: Positive = 20_000
+
+
+class EntityTable(Source):
+    """One row an id, from a file of its own or from the interactions before the test period."""
+
+    from_: Literal["interactions"] | None = Field(None, alias="from")
+    id: Column
+    duplicates: Literal["error", "last"] = "error"
+    drop: tuple[DropRule, ...] = ()
+    describe: tuple[Column, ...] = ()
+    features: Mapping[Name, Feature] = Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> EntityTable:
+        if (self.path is None) == (self.from_ is None):
+            raise ValueError("expected exactly one of the keys 'path' and 'from'")
+        if self.from_ is not None and (self.duplicates == "error" or self.drop):
+            raise ValueError(
+                "a table from the interactions repeats its ids and is filtered by their rules: "
+                "expected 'duplicates: last' and no 'drop'"
+            )
+        return self
+
+
+class Users(EntityTable):
+    """The customers; optional. A user without a row is known by id and history."""
+
+
+class Items(EntityTable):
+    """The catalogue; optional. An item without a row is known by id."""
+
+
+class Split(_Section):
+    """The last stretch of time is the test; nothing of it reaches training."""
+
+    test_from: dt.datetime
+    test_days: Positive | None = None
+
+    @property
+    def start(self) -> int:
+        """First second of the test, unix seconds; a time without a zone is UTC."""
+        moment = self.test_from
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp())
+
+    @property
+    def end(self) -> int | None:
+        """First second after the test, or None where it lasts to the end of the data."""
+        return None if self.test_days is None else self.start + self.test_days * 86_400
+
+
+class Retrieval(_Section):
+    """The two towers and their training."""
+
+    embedding_dim: Positive = 64
+    tower_units: tuple[Positive, ...] = (128,)
+    history_length: Positive = 100
+    recency_half_life_days: float = Field(60.0, gt=0)
+    hide_positive: bool = True
+    distinct: bool = True
+    user_dropout: float = Field(0.1, ge=0, lt=1)
+    events_per_epoch: Positive = 500_000
+    logq_correction: bool = True
+    uniform_negatives: int = Field(1024, ge=0)
+    temperature: float = Field(0.1, gt=0)
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+    batch_size: Positive = 1024
+    epochs: Positive = 3
+    learning_rate: float = Field(0.05, gt=0)
+    min_id_count: Positive = 5
+
+
+class Ranking(_Section):
+    """The multi-task ranker over retrieved candidates and the user's own items."""
+
+    candidates: Positive = 200
+    history_length: Positive = 2048
+    horizon_days: Positive = 31
+    snapshots: Positive = 6
+    snapshot_days: Positive = 15
+    negatives_per_user: Positive = 150
+    units: tuple[Positive, ...] = (64, 32)
+    batch_size: Positive = 64
+    epochs: Positive = 4
+    learning_rate: float = Field(0.002, gt=0)
+    quantity_weight: float = Field(0.1, ge=0)
+
+
+class CandidateSet(_Section):
+    """What an evaluation ranks: the items that at least ``min_users`` users bought before the test."""
+
+    name: Name
+    min_users: int = Field(ge=0)
+
+
+class Evaluation(_Section):
+    """How the lists are judged, and what a model must reach to be blessed."""
+
+    cutoff: Positive = 20
+    candidates: tuple[CandidateSet, ...] = Field((CandidateSet(name="catalogue", min_users=0),), min_length=1)
+    tolerance: float = Field(0.05, ge=0, lt=1)
+    min_auc: float = Field(0.6, ge=0, le=1)
+    example_users: int = Field(5, ge=0)
+
+
+class Serving(_Section):
+    """What is pushed and which index ``twotower serve`` picks."""
+
+    model_name: Name = "recommender"
+    index: Literal["scann", "portable"] = "scann"
+    exact_below: int = Field(20_000, ge=0)
+
+
+class Spec(_Section):
+    """One shop."""
+
+    name: Name
+    notice: str = ""
+    seed: int = 1
+    interactions: Interactions
+    users: Users | None = None
+    items: Items | None = None
+    context: Mapping[Name, ContextFeature] = Field(default_factory=dict)
+    split: Split
+    schema_file: str | None = Field(None, min_length=1)
+    retrieval: Retrieval = Retrieval()
+    ranking: Ranking = Ranking()
+    evaluation: Evaluation = Evaluation()
+    serving: Serving = Serving()
+
+    @property
+    def user_features(self) -> Mapping[str, Feature]:
+        """Features of the users table by name; none without one."""
+        return self.users.features if self.users else {}
+
+    @property
+    def item_features(self) -> Mapping[str, Feature]:
+        """Features of the items table by name; none without one."""
+        return self.items.features if self.items else {}
+
+
+def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None = None) -> Spec:
+    """Read a spec from YAML text.
+
+    Args:
+        text: the YAML.
+        where: the file's name, for errors.
+        base: the folder that relative paths start from.
+        paths: table paths that replace the spec's own, by section (``interactions``, ``users``, ``items``).
+
+    Raises:
+        InputError: naming the key, what was found and what was expected.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise InputError(
+            f"{where}: expected a mapping of keys such as name, interactions, split; found {type(raw).__name__}"
+        )
+    for section, path in (paths or {}).items():
+        if not isinstance(raw.get(section), dict):
+            raise InputError(f"{where}: a path was given for '{section}', which the spec does not have")
+        raw[section] = {**raw[section], "path": str(Path(path).absolute())}
+    for section in ("interactions", "users", "items"):
+        table = raw.get(section)
+        if isinstance(table, dict) and isinstance(table.get("path"), str) and table["path"]:
+            raw[section] = {**table, "path": str(base / table["path"])}
+    if isinstance(raw.get("schema_file"), str) and raw["schema_file"]:
+        raw["schema_file"] = str(base / raw["schema_file"])
+    try:
+        return Spec.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise InputError(_explain(error, where)) from None
+
+
+def load(path: str | Path, paths: Mapping[str, str] | None = None) -> Spec:
+    """Read the spec file at ``path``; see ``parse``.
+
+    Raises:
+        InputError: the file cannot be read, or as ``parse`` does.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the spec: {error}") from None
+    return parse(text, where=str(path), base=path.absolute().parent, paths=paths)
+
+
+def _explain(error: pydantic.ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(part for part in location if part not in _KINDS) or "the file"
+        found = problem["input"]
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(sorted(known))}"
+            lines.append(f"unknown key '{key}': {hint}")
+        elif problem["type"] == "missing":
+            present = [name for name in found if isinstance(name, str)] if isinstance(found, dict) else []
+            near = difflib.get_close_matches(location[-1], present, n=1, cutoff=0.6)
+            lines.append(f"missing key '{key}'" + (f": found '{near[0]}'" if near else f": found {_brief(found)}"))
+        elif problem["type"].startswith("union_tag"):
+            kind = found.get("kind") if isinstance(found, dict) else found
+            near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            expected = problem.get("ctx", {}).get("expected_tags", ", ".join(sorted(_KINDS)))
+            lines.append(f"key '{key}.kind': found {_brief(kind)}, expected one of {expected}{hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            lines.append(f"key '{key}': found {_brief(found)}; {message}")
+    return f"{where}: " + "; ".join(lines)
+
+
+_KINDS = ("category", "number", "text", "vector", "sequence", "time")
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    """The keys that the section at ``location`` takes, found by walking the model's annotations."""
+    section: Any = Spec
+    for part in location:
+        section = _step(section, part)
+    return [name for model in _models(section) for name in _aliases(model)]
+
+
+def _step(annotation: Any, part: str) -> Any:
+    for model in _models(annotation):
+        for name, field in model.model_fields.items():
+            if part in (name, field.alias):
+                return field.annotation
+    if part in _KINDS:
+        return next(m for m in _models(annotation) if typing.get_args(m.model_fields["kind"].annotation) == (part,))
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    return arguments[1] if origin is not tuple and len(arguments) == 2 else arguments[0]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        return [model for part in typing.get_args(annotation) for model in _models(part)]
+    return []
+
+
+def _aliases(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,58 @@
+"""What the models read: the transformed catalogue and users as dense tables, and the timelines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.features.encoding import Encoding
+from twotower.features.timelines import Timelines
+
+Table = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every item once, in vocabulary order.
+
+    Attributes:
+        ids: [n] the items' own ids.
+        features: each encoding's rows, [n] or [n, width].
+        encodings: what ``features`` holds.
+    """
+
+    ids: npt.NDArray[np.object_]
+    features: Table
+    encodings: Sequence[Encoding]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Users:
+    """Users with their features and timelines; row u of each belongs together.
+
+    Attributes:
+        ids: [n] the users' own ids.
+        rows: [n] rows of the user vocabulary (its size = unknown).
+        features: each encoding's rows, [n] or [n, width].
+        encodings: what ``features`` and ``context`` hold, in that order.
+        history: the events before the split.
+        context: for each context encoding that is a column, [events] values along ``history``.
+        labels: the events from the split on; no events for training users.
+    """
+
+    ids: npt.NDArray[np.object_]
+    rows: npt.NDArray[np.int64]
+    features: Table
+    encodings: Sequence[Encoding]
+    history: Timelines
+    context: Table
+    labels: Timelines
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -1,0 +1,303 @@
+"""Ingest: the raw tables to examples, on Beam over Arrow chunks.
+
+One example a user, with the whole timeline: 1.5 million purchases are 2,500 examples, and no history is
+stored twice. Rows are grouped by user inside each chunk, so that Beam shuffles a few arrays a user.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from tfx import v1 as tfx
+from tfx.types import artifact_utils
+
+from twotower.features import columns, records
+from twotower.features.columns import Chunk
+from twotower.features.errors import InputError
+from twotower.features.records import Events, Record
+from twotower.features.spec import EntityTable, Source, Spec
+from twotower.features.tables import read_chunks
+from twotower.pipeline.artifacts import Lookup, Summary
+
+SPLITS = ("train", "eval", "items")
+
+
+def fingerprint(spec: Spec) -> str:
+    """Names, sizes and modification times of the spec's files: what makes the cache run ingest again."""
+    found: dict[str, list[object]] = {}
+    for table in (spec.interactions, spec.users, spec.items):
+        if table is not None and table.path is not None:
+            for file in table.files():
+                status = file.stat()
+                found[str(file)] = [status.st_size, status.st_mtime_ns]
+    return json.dumps(found, sort_keys=True)
+
+
+@tfx.dsl.components.component(use_beam=True)
+def Ingest(  # noqa: N802 (a component's name)
+    examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
+    lookup: tfx.dsl.components.OutputArtifact[Lookup],
+    summary: tfx.dsl.components.OutputArtifact[Summary],
+    spec: tfx.dsl.components.Parameter[str],
+    fingerprint: tfx.dsl.components.Parameter[str],
+    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
+) -> None:
+    """Read, check, join and split the tables; also what a person looks up: histories and item descriptions."""
+    del fingerprint  # only there for the cache
+    counts = run(Spec.model_validate_json(spec), Path(examples.uri), Path(lookup.uri), beam_pipeline)
+    examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+    examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
+    Path(summary.uri, "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> dict[str, int]:
+    """Run the Beam pipeline; returns the counts of rows read, dropped and written, by label.
+
+    Raises:
+        InputError: a table is missing or bad, or nothing is left to train on or to test on.
+    """
+    read = (
+        pipeline
+        | "InteractionFiles" >> beam.Create(_files(spec.interactions))
+        | "SpreadFiles" >> beam.Reshuffle()
+        | "Events" >> beam.ParDo(_ReadEvents(spec)).with_outputs("counts", "users", "items", main="events")
+    )
+    users, user_counts = _entities(pipeline, "user", spec.users, read.users)
+    items, item_counts = _entities(pipeline, "item", spec.items, read.items)
+    timelines = (
+        {"events": read.events, "features": users}
+        | "JoinUsers" >> beam.CoGroupByKey()
+        | "Timelines"
+        >> beam.ParDo(_Timelines(spec)).with_outputs("counts", "eval", "histories", "bought", main="train")
+    )
+    bought = timelines.bought | "DistinctBought" >> beam.Distinct() | "AsKeys" >> beam.Map(_as_key)
+    catalogue = (
+        {"features": items, "bought": bought}
+        | "JoinItems" >> beam.CoGroupByKey()
+        | "Catalogue" >> beam.ParDo(_Catalogue(spec)).with_outputs("counts", "descriptions", main="items")
+    )
+    for split, collection in zip(SPLITS, (timelines.train, timelines.eval, catalogue.items), strict=True):
+        _ = collection | f"Write_{split}" >> beam.io.WriteToTFRecord(
+            str(examples / f"Split-{split}" / "examples"), file_name_suffix=".tfrecord.gz"
+        )
+    _ = timelines.histories | "WriteHistories" >> beam.io.WriteToParquet(str(lookup / "histories"), HISTORY_SCHEMA)
+    _ = catalogue.descriptions | "WriteItems" >> beam.io.WriteToParquet(str(lookup / "items"), ITEM_SCHEMA)
+    # Beam's result names the file; the counts of all stages are few.
+    _ = (
+        (read.counts, user_counts, item_counts, timelines.counts, catalogue.counts)
+        | "Counts" >> beam.Flatten()
+        | "SumCounts" >> beam.CombinePerKey(sum)
+        | "CountsAsJson" >> beam.Map(json.dumps)
+        | "WriteCounts" >> beam.io.WriteToText(str(examples / "counts"), shard_name_template="")
+    )
+    pipeline.run().wait_until_finish()
+    lines = (examples / "counts").read_text(encoding="utf-8").splitlines()
+    (examples / "counts").unlink()
+    counts = {label: int(value) for label, value in map(json.loads, lines)}
+    _check(spec, counts)
+    return counts
+
+
+HISTORY_SCHEMA = pa.schema(
+    [("user_id", pa.string()), ("item_ids", pa.list_(pa.string())), ("times", pa.list_(pa.int64()))]
+)
+ITEM_SCHEMA = pa.schema([("item_id", pa.string()), ("description", pa.string())])
+
+
+class _ReadEvents(beam.DoFn):
+    """A file to (user, events) a chunk and user; side outputs: counts, and rows of derived user and item tables."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def process(self, file: str) -> Iterator[Any]:
+        spec = self._spec
+        source = spec.interactions
+        wanted = records.interaction_columns(source, spec.context)
+        derived = {
+            prefix: table
+            for prefix, table in (("user", spec.users), ("item", spec.items))
+            if table is not None and table.from_ is not None
+        }
+        for table in derived.values():
+            wanted += _entity_columns(table)
+        for chunk in read_chunks(Path(file), source.file_format(Path(file)), wanted):
+            yield beam.pvalue.TaggedOutput("counts", ("interactions: rows read", len(chunk)))
+            grouped, dropped = records.events_by_user(chunk, spec)
+            for reason, count in dropped.items():
+                yield beam.pvalue.TaggedOutput("counts", (f"dropped: {reason}", count))
+            yield from grouped.items()
+            for prefix, table in derived.items():
+                # Only what was known before the test describes a user or an item.
+                kept, _ = columns.apply_drops(chunk, source.drop)
+                times = columns.seconds(kept, source.time, source.time_format)
+                past = times < spec.split.start
+                rows = records.entity_rows(kept.where(past), table.id, prefix, table.features)
+                texts = _descriptions(kept.where(past), table)
+                latest: dict[bytes, Any] = {}
+                for (name, record), time, text in zip(rows, times[past].tolist(), texts, strict=True):
+                    if name not in latest or time >= latest[name][0]:
+                        latest[name] = (time, record, text)
+                for name, row in latest.items():
+                    yield beam.pvalue.TaggedOutput(f"{prefix}s", (name, row))
+
+
+class _ReadEntities(beam.DoFn):
+    """A file of the users or items table to (id, (row number, record, description)); side output: counts."""
+
+    def __init__(self, prefix: str, table: EntityTable) -> None:
+        self._prefix = prefix
+        self._table = table
+
+    def process(self, file: str) -> Iterator[Any]:
+        table, name = self._table, Path(file)
+        for chunk in read_chunks(name, table.file_format(name), _entity_columns(table)):
+            yield beam.pvalue.TaggedOutput("counts", (f"{self._prefix}s: rows read", len(chunk)))
+            kept, dropped = columns.apply_drops(chunk, table.drop)
+            for reason, count in dropped.items():
+                yield beam.pvalue.TaggedOutput("counts", (f"dropped {self._prefix}s: {reason}", count))
+            if len(kept):
+                rows = records.entity_rows(kept, table.id, self._prefix, table.features)
+                texts = _descriptions(kept, table)
+                for (key, record), number, text in zip(rows, kept.rows.tolist(), texts, strict=True):
+                    yield key, (number, record, text, file)
+
+
+class _OneRow(beam.DoFn):
+    """(id, rows) to (id, row): the last one, or an error where the spec says that ids do not repeat."""
+
+    def __init__(self, column: str, duplicates: str) -> None:
+        self._column = column
+        self._duplicates = duplicates
+
+    def process(self, element: tuple[bytes, Iterable[tuple[Any, ...]]]) -> Iterator[tuple[bytes, tuple[Record, str]]]:
+        name, rows = element
+        ordered = sorted(rows, key=lambda row: (row[3:], row[0]))
+        if len(ordered) > 1 and self._duplicates == "error":
+            places = " and ".join(f"row {row[0]} of {row[3]}" for row in ordered[:2])
+            raise InputError(
+                f"column '{self._column}': found the id {name.decode()!r} in {places}, expected each id once "
+                f"(or 'duplicates: last' in the spec)"
+            )
+        yield name, (ordered[-1][1], ordered[-1][2])
+
+
+class _Timelines(beam.DoFn):
+    """A user's events and features to a train example, and an eval example where there is something to predict."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def process(self, element: tuple[bytes, Any]) -> Iterator[Any]:
+        name, joined = element
+        parts = list(joined["events"])
+        features = next((row[0] for row in joined["features"]), None)
+        if not parts:
+            yield beam.pvalue.TaggedOutput("counts", ("users: without a purchase", 1))
+            return
+        limit = self._spec.interactions.max_events_per_user
+        events = Events.merged(parts)
+        yield beam.pvalue.TaggedOutput("counts", ("dropped: beyond max_events_per_user", max(0, len(events) - limit)))
+        events = events.take(slice(-limit, None))
+        past = int((events.times < self._spec.split.start).sum())
+        history, labels = events.take(slice(None, past)), events.take(slice(past, None))
+        counts = {
+            "users: with purchases": 1,
+            "users: with a row of their own": int(features is not None),
+            "interactions: train": len(history),
+            "interactions: test": len(labels),
+        }
+        if len(history):
+            counts["users: train"] = 1
+            yield records.serialize(records.timeline_record(name, features or {}, history, None))
+        if len(labels):
+            counts["users: test"] = 1
+            record = records.timeline_record(name, features or {}, history, labels)
+            yield beam.pvalue.TaggedOutput("eval", records.serialize(record))
+        for item in set(history.items.tolist()):
+            yield beam.pvalue.TaggedOutput("bought", item)
+        for label, count in counts.items():
+            yield beam.pvalue.TaggedOutput("counts", (label, count))
+        yield beam.pvalue.TaggedOutput(
+            "histories",
+            {
+                "user_id": name.decode(),
+                "item_ids": [item.decode() for item in events.items.tolist()],
+                "times": events.times.tolist(),
+            },
+        )
+
+
+class _Catalogue(beam.DoFn):
+    """An item's row, or only its id where it was bought and has none, to an item example and a description."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def process(self, element: tuple[bytes, Any]) -> Iterator[Any]:
+        name, joined = element
+        row = next(iter(joined["features"]), None)
+        bought = any(True for _ in joined["bought"])
+        record, text = row if row is not None else ({}, "")
+        yield records.serialize({"item_id": [name], **record})
+        yield beam.pvalue.TaggedOutput("descriptions", {"item_id": name.decode(), "description": text})
+        yield beam.pvalue.TaggedOutput("counts", ("items: catalogue", 1))
+        yield beam.pvalue.TaggedOutput("counts", ("items: bought in train", int(bought)))
+        yield beam.pvalue.TaggedOutput("counts", ("items: bought, without a row of their own", int(row is None)))
+
+
+def _entities(
+    pipeline: beam.Pipeline, prefix: str, table: EntityTable | None, derived: beam.PCollection
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """(id, (record, description)) of a users or items table, and its counts."""
+    rows, counts = derived, pipeline | f"NoCounts_{prefix}s" >> beam.Create([])
+    if table is not None and table.path is not None:
+        read = (
+            pipeline
+            | f"Files_{prefix}s" >> beam.Create(_files(table))
+            | f"Read_{prefix}s" >> beam.ParDo(_ReadEntities(prefix, table)).with_outputs("counts", main="rows")
+        )
+        rows, counts = read.rows, read.counts
+    duplicates = table.duplicates if table is not None else "last"
+    column = table.id if table is not None else ""
+    one = rows | f"Group_{prefix}s" >> beam.GroupByKey() | f"One_{prefix}s" >> beam.ParDo(_OneRow(column, duplicates))
+    return one, counts
+
+
+def _entity_columns(table: EntityTable) -> list[str]:
+    features = [feature.column or name for name, feature in table.features.items()]
+    return [table.id, *table.describe, *features, *(rule.column for rule in table.drop)]
+
+
+def _descriptions(chunk: Chunk, table: EntityTable) -> list[str]:
+    """What a person reads of each row: the ``describe`` columns, joined."""
+    if not table.describe:
+        return [""] * len(chunk)
+    texts = [columns.strings(chunk, column).to_pylist() for column in table.describe]
+    return [", ".join(part for part in parts if part) for parts in zip(*texts, strict=True)]
+
+
+def _files(source: Source) -> list[str]:
+    return [str(file) for file in source.files()]
+
+
+def _as_key(item: bytes) -> tuple[bytes, int]:
+    return item, 1
+
+
+def _check(spec: Spec, counts: Mapping[str, int]) -> None:
+    """Refuse a run that has nothing to train on or to test on."""
+    table, start = spec.interactions.path, spec.split.test_from.isoformat()
+    dropped = ", ".join(
+        f"{count} {label.removeprefix('dropped: ')}"
+        for label, count in sorted(counts.items())
+        if label.startswith("dropped: ") and count
+    )
+    read = f"{counts.get('interactions: rows read', 0)} rows read, dropped: {dropped or 'none'}"
+    if not counts.get("interactions: train"):
+        raise InputError(f"{table}: no interaction is left before {start} to train on ({read})")
+    if not counts.get("interactions: test"):
+        raise InputError(f"{table}: no interaction is left from {start} on to test on ({read})")

