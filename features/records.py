@@ -46,7 +46,7 @@ class Events:
 
     @classmethod
     def merged(cls, parts: Sequence[Events]) -> Events:
-        """All parts in time order; ties in the order of item ids, so that the order of arrival does not matter."""
+        """All parts in time order; ties in the order of their values, so that the order of arrival does not matter."""
         names = parts[0].context
         joined = cls(
             np.concatenate([part.items for part in parts]),
@@ -54,7 +54,7 @@ class Events:
             np.concatenate([part.quantities for part in parts]),
             {name: np.concatenate([part.context[name] for part in parts]) for name in names},
         )
-        return joined.take(np.lexsort((joined.quantities, joined.items, joined.times)))
+        return joined.take(np.lexsort((*joined.context.values(), joined.quantities, joined.items, joined.times)))
 
 
 def interaction_columns(interactions: Interactions, context: Mapping[str, Feature]) -> list[str]:

@@ -125,7 +125,10 @@ class Source(_Section):
             InputError: nothing matches the path.
         """
         assert self.path is not None
-        found = sorted(Path(name) for name in glob.glob(self.path, recursive=True))  # noqa: PTH207 (absolute patterns)
+        if Path(self.path).is_file():  # also where its name has a bracket in it
+            return [Path(self.path)]
+        names = glob.glob(self.path, recursive=True)  # noqa: PTH207 (absolute patterns)
+        found = sorted(file for file in map(Path, names) if file.is_file())
         if not found:
             raise InputError(f"{self.path}: no such file; expected a CSV, Parquet or TFRecord file, or a glob of them")
         return found
@@ -178,6 +181,15 @@ class EntityTable(Source):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _distinct_names(self) -> EntityTable:
+        if "id" in self.features:
+            raise ValueError("the feature name 'id' is taken by the table's own id; expected another name")
+        for name, feature in self.features.items():
+            if isinstance(feature, NumberFeature) and f"{name}_bucket" in self.features:
+                raise ValueError(f"the feature name '{name}_bucket' is taken by the buckets of '{name}'")
+        return self
+
 
 class Users(EntityTable):
     """The customers; optional. A user without a row is known by id and history."""
@@ -192,6 +204,13 @@ class Split(_Section):
 
     test_from: dt.datetime
     test_days: Positive | None = None
+
+    @pydantic.field_validator("test_from", mode="before")
+    @classmethod
+    def _no_number(cls, value: object) -> object:
+        if isinstance(value, int | float):  # 20171201 would be a second of the year 1970
+            raise ValueError("expected a date or time like 2017-12-01 or 2017-12-01T00:00:00+01:00")
+        return value
 
     @property
     def start(self) -> int:
@@ -208,22 +227,18 @@ class Split(_Section):
 class Retrieval(_Section):
     """The two towers and their training."""
 
-    embedding_dim: Positive = 64
+    embedding_dim: int = Field(64, gt=1)
     tower_units: tuple[Positive, ...] = (128,)
     history_length: Positive = 100
-    recency_half_life_days: float = Field(60.0, gt=0)
-    hide_positive: bool = True
-    distinct: bool = True
-    user_dropout: float = Field(0.1, ge=0, lt=1)
-    events_per_epoch: Positive = 500_000
+    recency_half_life_days: float = Field(30.0, gt=0)
     logq_correction: bool = True
     uniform_negatives: int = Field(1024, ge=0)
-    temperature: float = Field(0.1, gt=0)
-    id_dropout: float = Field(0.1, ge=0, lt=1)
-    batch_size: Positive = 1024
-    epochs: Positive = 3
-    learning_rate: float = Field(0.05, gt=0)
+    id_dropout: float = Field(0.3, ge=0, lt=1)
     min_id_count: Positive = 5
+    batch_size: int = Field(1024, gt=1)
+    epochs: Positive = 3
+    events_per_epoch: Positive = 200_000
+    learning_rate: float = Field(0.02, gt=0)
 
 
 class Ranking(_Section):
@@ -234,9 +249,9 @@ class Ranking(_Section):
     horizon_days: Positive = 31
     snapshots: Positive = 6
     snapshot_days: Positive = 15
-    negatives_per_user: Positive = 150
+    list_size: int = Field(200, gt=1)
     units: tuple[Positive, ...] = (64, 32)
-    batch_size: Positive = 64
+    batch_size: Positive = 32
     epochs: Positive = 4
     learning_rate: float = Field(0.002, gt=0)
     quantity_weight: float = Field(0.1, ge=0)
@@ -308,7 +323,7 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
         InputError: naming the key, what was found and what was expected.
     """
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -345,35 +360,46 @@ def load(path: str | Path, paths: Mapping[str, str] | None = None) -> Spec:
     return parse(text, where=str(path), base=path.absolute().parent, paths=paths)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a key that stands twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' twice", key.start_mark)
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _explain(error: pydantic.ValidationError, where: str) -> str:
-    lines = []
-    for problem in error.errors():
-        location = [str(part) for part in problem["loc"]]
-        key = ".".join(part for part in location if part not in _KINDS) or "the file"
-        found = problem["input"]
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(sorted(known))}"
-            lines.append(f"unknown key '{key}': {hint}")
-        elif problem["type"] == "missing":
-            present = [name for name in found if isinstance(name, str)] if isinstance(found, dict) else []
-            near = difflib.get_close_matches(location[-1], present, n=1, cutoff=0.6)
-            lines.append(f"missing key '{key}'" + (f": found '{near[0]}'" if near else f": found {_brief(found)}"))
-        elif problem["type"].startswith("union_tag"):
-            kind = found.get("kind") if isinstance(found, dict) else found
-            near = difflib.get_close_matches(str(kind), _KINDS, n=1, cutoff=0.5)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            expected = problem.get("ctx", {}).get("expected_tags", ", ".join(sorted(_KINDS)))
-            lines.append(f"key '{key}.kind': found {_brief(kind)}, expected one of {expected}{hint}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            lines.append(f"key '{key}': found {_brief(found)}; {message}")
-    return f"{where}: " + "; ".join(lines)
+    return f"{where}: " + "; ".join(_explain_one(problem) for problem in error.errors())
 
 
-_KINDS = ("category", "number", "text", "vector", "sequence", "time")
+def _explain_one(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"] if part != "[key]"]
+    parts, parent = _resolve(location[:-1])
+    key = ".".join([*parts, *location[-1:]])
+    found = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        known = [name for model in _models(parent) for name in _aliases(model)]
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        return f"unknown key '{key}': " + (
+            f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(sorted(known))}"
+        )
+    if problem["type"] == "missing":
+        present = [name for name in found if isinstance(name, str)] if isinstance(found, dict) else []
+        near = difflib.get_close_matches(location[-1], present, n=1, cutoff=0.6)
+        return f"missing key '{key}': found " + (f"'{near[0]}'" if near else _brief(found))
+    if problem["type"].startswith("union_tag"):
+        kinds = [typing.get_args(m.model_fields["kind"].annotation)[0] for m in _models(_resolve(location)[1])]
+        kind = found.get("kind")
+        near = difflib.get_close_matches(str(kind), kinds, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"key '{key}.kind': found {_brief(kind)}, expected one of {', '.join(kinds)}{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"key '{key}': found {_brief(found)}; {message[0].lower()}{message[1:]}"
 
 
 def _brief(value: object) -> str:
@@ -381,24 +407,28 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
-    """The keys that the section at ``location`` takes, found by walking the model's annotations."""
+def _resolve(location: Sequence[str]) -> tuple[list[str], Any]:
+    """The keys of the file that lead to ``location``, and the annotation of what stands there."""
+    keys: list[str] = []
     section: Any = Spec
     for part in location:
-        section = _step(section, part)
-    return [name for model in _models(section) for name in _aliases(model)]
+        models = _models(section)
+        if len(models) > 1:  # pydantic names the chosen kind of feature too, which is no key of the file
+            section = next(m for m in models if typing.get_args(m.model_fields["kind"].annotation) == (part,))
+            continue
+        keys.append(part)
+        section = _step(section, models, part)
+    return keys, section
 
 
-def _step(annotation: Any, part: str) -> Any:
-    for model in _models(annotation):
-        for name, field in model.model_fields.items():
-            if part in (name, field.alias):
-                return field.annotation
-    if part in _KINDS:
-        return next(m for m in _models(annotation) if typing.get_args(m.model_fields["kind"].annotation) == (part,))
-    origin = typing.get_origin(annotation)
+def _step(annotation: Any, models: Sequence[type[BaseModel]], part: str) -> Any:
+    """The annotation of one field of a model, of a tuple's entry, or of a mapping's value."""
+    for model in models:
+        return next(f.annotation for name, f in model.model_fields.items() if part in (name, f.alias))
     arguments = typing.get_args(annotation)
-    return arguments[1] if origin is not tuple and len(arguments) == 2 else arguments[0]
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):  # optional
+        return _step(arguments[0], models, part)
+    return arguments[0] if typing.get_origin(annotation) is tuple else arguments[1]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

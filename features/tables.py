@@ -50,14 +50,19 @@ def _read_parquet(file: Path, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def _read_csv(file: Path, columns: list[str]) -> Iterator[pa.Table]:
-    with pa.csv.open_csv(file) as probe:
+    read = pa.csv.ReadOptions(block_size=1 << 25)
+    parse = pa.csv.ParseOptions(newlines_in_values=True)
+    with pa.csv.open_csv(file, read_options=read, parse_options=parse) as probe:
         names = probe.schema.names
     check_columns(file, columns, names)
-    # Everything is read as text: a guessed type would turn the id 007 into 7.
-    options = pa.csv.ConvertOptions(
-        include_columns=columns, column_types={name: pa.string() for name in columns}, strings_can_be_null=True
+    # Everything is read as text: a guessed type would turn the id 007 into 7, and the country NA into nothing.
+    convert = pa.csv.ConvertOptions(
+        include_columns=columns,
+        column_types={name: pa.string() for name in columns},
+        strings_can_be_null=True,
+        null_values=[""],
     )
-    with pa.csv.open_csv(file, convert_options=options, read_options=pa.csv.ReadOptions(block_size=1 << 25)) as source:
+    with pa.csv.open_csv(file, read_options=read, parse_options=parse, convert_options=convert) as source:
         for batch in source:
             yield pa.Table.from_batches([batch])
 
@@ -69,30 +74,31 @@ def _read_tfrecord(file: Path, columns: list[str]) -> Iterator[pa.Table]:
 
     compression = "GZIP" if file.suffix == ".gz" else ""
     decoder = ExamplesToRecordBatchDecoder()
+    seen: set[str] = set()
     try:
         for records in tf.data.TFRecordDataset(str(file), compression).batch(ROWS_A_CHUNK // 8):
             batch = decoder.DecodeBatch(records.numpy().tolist())
-            check_columns(file, columns, batch.schema.names)
-            yield pa.table(
-                {name: _scalars(file, name, batch.column(batch.schema.names.index(name))) for name in columns}
-            )
+            seen.update(batch.schema.names)
+            yield pa.table({name: _texts(file, name, batch) for name in columns})
     except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
         raise InputError(f"{file}: cannot be read as tfrecord: {error.message}") from None
+    # A batch may lack a feature that few examples have; a whole file that lacks it is a mistake.
+    if seen:
+        check_columns(file, columns, sorted(seen))
 
 
-def _scalars(file: Path, name: str, column: pa.Array) -> pa.Array:
-    """Lists of at most one value as that value; longer ones stay lists."""
-    if pa.types.is_null(column.type):
-        return column.cast(pa.string())
-    rows = [row if row is not None else [] for row in column.to_pylist()]
-    if any(isinstance(value, bytes) for row in rows for value in row):
-        try:
-            rows = [[value.decode() for value in row] for row in rows]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: column '{name}': found bytes that are not UTF-8 text: {error}") from None
-    if all(len(row) <= 1 for row in rows):
-        return pa.array([row[0] if row else None for row in rows])
-    return pa.array(rows)
+def _texts(file: Path, name: str, batch: pa.RecordBatch) -> pa.Array:
+    """One feature of a batch of examples as lists, bytes as text; nulls where no example has it."""
+    if name not in batch.schema.names:
+        return pa.nulls(batch.num_rows)
+    column = batch.column(batch.schema.names.index(name))
+    kind = getattr(column.type, "value_type", column.type)
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return column
+    try:
+        return column.cast(pa.large_list(pa.string()) if pa.types.is_large_list(column.type) else pa.list_(pa.string()))
+    except pa.ArrowInvalid:
+        raise InputError(f"{file}: column '{name}': found bytes that are not UTF-8 text, expected text") from None
 
 
 _READERS = {"parquet": _read_parquet, "csv": _read_csv, "tfrecord": _read_tfrecord}

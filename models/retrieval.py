@@ -10,12 +10,13 @@ import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from twotower.features.preprocessing import time_part
-from twotower.features.spec import Spec, TimeFeature
+from twotower.features.spec import Spec
+from twotower.models.queries import DAY, Queries
 from twotower.models.tables import Catalogue, Users
 from twotower.models.towers import CandidateTower, IdEmbedding, QueryTower
 
-DAY = 86_400.0
+# Draws spread evenly over the catalogue, as a share of all draws, in the items' prior.
+PRIOR_SMOOTHING = 0.1
 
 
 def build_towers(
@@ -30,10 +31,9 @@ def build_towers(
     known = train.rows < n_users
     user_counts[train.rows[known]] = train.history.lengths[known]
     ids = {"min_count": choice.min_id_count, "dim": choice.embedding_dim - 1, "dropout": choice.id_dropout}
-    uids = ids | {"dropout": choice.user_dropout}
     query = QueryTower(
         train.encodings,
-        IdEmbedding(user_counts, name="user_ids", **uids),
+        IdEmbedding(user_counts, name="user_ids", **ids),
         IdEmbedding(item_counts, name="history_ids", **ids),
         n_items=n_items,
         units=choice.tower_units,
@@ -42,7 +42,7 @@ def build_towers(
     candidate = CandidateTower(
         catalogue.encodings,
         IdEmbedding(item_counts, name="item_ids", **ids),
-        events.log_prior(),
+        events.log_prior,
         units=choice.tower_units,
         dim=choice.embedding_dim,
     )
@@ -76,7 +76,6 @@ class Retrieval(tfrs.models.Model):
         self._share = tf.constant(sampling_share, tf.float32)
         self._task = tfrs.tasks.Retrieval(
             loss=tf.keras.losses.CategoricalCrossentropy(from_logits=True),
-            temperature=choice.temperature,
             remove_accidental_hits=True,
         )
 
@@ -104,6 +103,9 @@ class Retrieval(tfrs.models.Model):
 class TrainingEvents:
     """The positives of retrieval training: rows into the training users' timelines, and how often each is drawn.
 
+    A user and an item are one positive, however often they met; what is recent is drawn more often, so that
+    the towers learn what is bought now.
+
     Attributes:
         events: [events] rows of the timelines.
         cumulative: [events] running sum of the events' shares of the draws; ends at 1.
@@ -116,73 +118,60 @@ class TrainingEvents:
 
     @classmethod
     def choose(cls, spec: Spec, train: Users, n_items: int) -> TrainingEvents:
+        """Every event with a known item, weighted by 0.5^(age / half-life) and once a user and item.
+
+        Raises:
+            ValueError: no event has a known item.
+        """
         timelines = train.history
         events = np.flatnonzero(timelines.items < n_items)
+        if not len(events):
+            raise ValueError("retrieval training needs at least one event with an item of the catalogue, found none")
         items = timelines.items[events]
         ages = (spec.split.start - timelines.times[events]) / DAY
-        weights = np.exp2(-ages / spec.retrieval.recency_half_life_days)
-        if spec.retrieval.distinct:
-            _, pair, repeats = np.unique(
-                timelines.users[events] * (n_items + 1) + items, return_inverse=True, return_counts=True
-            )
-            weights = weights / repeats[pair]
+        pairs = timelines.users[events] * n_items + items
+        _, pair, repeats = np.unique(pairs, return_inverse=True, return_counts=True)
+        weights = np.exp2(-ages / spec.retrieval.recency_half_life_days) / repeats[pair]
         weights /= weights.sum()
-        cls.n=len(np.unique(items))
         return cls(events, np.cumsum(weights), np.bincount(items, weights=weights, minlength=n_items))
 
+    @property
     def log_prior(self) -> npt.NDArray[np.float32]:
-        share=np.append(self.item_share,0.0)
-        return np.log(share*2000+0.01).astype(np.float32)
+        """[items + 1] logarithm of each item's share, smoothed; the last is an unknown item's."""
+        n_items = len(self.item_share)
+        # A few pseudo-draws spread over the catalogue keep never bought items finite.
+        share = np.append(self.item_share, 0.0) + PRIOR_SMOOTHING / n_items
+        return np.log(share * n_items).astype(np.float32)
 
 
 def training_dataset(spec: Spec, train: Users, n_items: int, events: TrainingEvents, seed: int) -> tf.data.Dataset:
-    """One epoch of batches in random order: query features as of just before each event, and its item.
+    """Endless batches of events drawn by their weights: query features as of just before each, and its item.
 
     Histories are gathered from the timelines in the graph; nothing is stored once an event.
     """
-    timelines = train.history
-    owner = tf.constant(timelines.users)
-    cuts = tf.constant(timelines.cuts())
-    starts = tf.constant(timelines.offsets[:-1])
-    items = tf.constant(timelines.items)
-    times = tf.constant(timelines.times)
-    rows = tf.constant(train.rows)
-    tables = {name: tf.constant(table) for name, table in train.features.items()}
-    context = {name: tf.constant(values) for name, values in train.context.items()}
-    length = spec.retrieval.history_length
+    queries = Queries(spec, train, n_items)
+    owner = tf.constant(train.history.users)
+    cuts = tf.constant(train.history.cuts())
+    items = tf.constant(train.history.items)
+    times = tf.constant(train.history.times)
+    rows, cumulative = tf.constant(events.events), tf.constant(events.cumulative)
 
-    def features(event: tf.Tensor) -> dict[str, tf.Tensor]:
-        user = tf.gather(owner, event)
-        positions = tf.gather(cuts, event)[:, tf.newaxis] - 1 - tf.range(length, dtype=tf.int64)
-        inside = positions >= tf.gather(starts, user)[:, tf.newaxis]
-        positions = tf.maximum(positions, 0)
-        now = tf.gather(times, event)
-        ages = tf.cast(now[:, tf.newaxis] - tf.gather(times, positions), tf.float32) / DAY
-        return {
-            "user_id": tf.gather(rows, user),
-            "history_item_id": tf.where(inside, tf.gather(items, positions), n_items) if not spec.retrieval.hide_positive else tf.where(inside & (tf.gather(items, positions) != tf.gather(items, event)[:, tf.newaxis]), tf.gather(items, positions), n_items),
-            "history_age": tf.where(inside, ages, 0.0),
-            "positive": tf.gather(items, event),
-            **{name: tf.gather(table, user) for name, table in tables.items()},
-            **{name: tf.gather(values, event) for name, values in context.items()},
-            **context_times(spec, now),
-        }
+    def draw(random: tf.Tensor) -> dict[str, tf.Tensor]:
+        # Dataset.random gives 32-bit whole numbers.
+        drawn = tf.searchsorted(cumulative, tf.cast(random, tf.float64) / 2.0**32)
+        event = tf.gather(rows, tf.minimum(drawn, len(events.events) - 1))
+        features = queries.features(
+            tf.gather(owner, event),
+            tf.gather(cuts, event),
+            tf.gather(times, event),
+            spec.retrieval.history_length,
+            event,
+        )
+        positive = tf.gather(items, event)
+        # A positive is left out of its own history: what remains must explain it, as it must for a new item.
+        history = features["history_item_id"]
+        features["history_item_id"] = tf.where(history == positive[:, tf.newaxis], n_items, history)
+        return {**features, "positive": positive}
 
-    rows_of_events, cumulative = tf.constant(events.events), tf.constant(events.cumulative)
-
-    def draw(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-        uniform = tf.cast(seeds, tf.float64) / 2.0**32
-        drawn = tf.searchsorted(cumulative, uniform)
-        return features(tf.gather(rows_of_events, tf.minimum(drawn, len(events.events) - 1)))
-
-    dataset = tf.data.Dataset.random(seed=seed).batch(spec.retrieval.batch_size)
+    dataset = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(spec.retrieval.batch_size)
     return dataset.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
-
-
-def context_times(spec: Spec, times: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The context's time features of unix seconds [b], by encoding name."""
-    return {
-        f"context_{name}": time_part(times, feature.part)
-        for name, feature in spec.context.items()
-        if isinstance(feature, TimeFeature)
-    }

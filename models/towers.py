@@ -120,7 +120,9 @@ class QueryTower(tf.keras.Model):
         self.history = HistoryEncoder(n_items)
         self.encoder = FeatureEncoder(encodings)
         self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
-        self.project = tf.keras.layers.Dense(dim - 1, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01))
+        self.project = tf.keras.layers.Dense(
+            dim - 1, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01)
+        )
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """``user_id`` [b], ``history_item_id`` [b, h], ``history_age`` [b, h] in days, user and context encodings."""

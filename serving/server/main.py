@@ -14,6 +14,8 @@ from twotower.serving.server.errors import StartupError
 from twotower.serving.server.options import HOST, ServerOptions, parse_flags
 from twotower.serving.server.versions import is_remote, version_directories
 
+SIGNAL_CHECK_SECONDS = 0.1
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `twotower-model-server`; returns the exit code."""
@@ -70,7 +72,9 @@ def _serve_until(stop: threading.Event, options: ServerOptions) -> None:
         server = GrpcServer(manager, options.port, options.threads)
         server.start()
         print(f"serving {model.name} version {model.available_versions()[-1]} on {HOST}:{server.port}", flush=True)
-        stop.wait()
+        # A signal may land on any thread; the main one, which runs the handlers, has to wake up to see it.
+        while not stop.wait(SIGNAL_CHECK_SECONDS):
+            pass
         server.stop(options.shutdown_grace_seconds)
     finally:
         manager.close()
