@@ -191,6 +191,7 @@ def _meets(chunk: Chunk, rule: DropRule) -> npt.NDArray[np.bool_]:
     values = numbers(chunk, rule.column)
     if rule.below is not None:
         return np.asarray(values < rule.below)
+    assert rule.above is not None
     return np.asarray(values > rule.above)
 
 

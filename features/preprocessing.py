@@ -65,6 +65,7 @@ def preprocessing_fn(inputs: Mapping[str, tf.SparseTensor], custom_config: Mappi
     outputs["user_id"] = _lookup(inputs["user_id"], tft.vocabulary(inputs["user_id"], vocab_filename=USER_VOCABULARY))
     for key in ("history_time", "history_quantity", "label_time", "label_quantity"):
         outputs[key] = inputs[key]
+    outputs["user_key"] = inputs["user_id"]
     for prefix, features in (("user", spec.user_features), ("item", spec.item_features)):
         for name, feature in features.items():
             outputs |= _transform(f"{prefix}_{name}", feature, inputs[f"{prefix}_{name}"])
@@ -90,7 +91,7 @@ def time_part(seconds: tf.Tensor, part: str) -> tf.Tensor:
 
 def tokenize(texts: tf.Tensor, hash_buckets: int, max_tokens: int) -> tf.RaggedTensor:
     """Lower-cased words and numbers of [n] strings, hashed: ragged [n, <= max_tokens] int64."""
-    words = tf.strings.split(tf.strings.regex_replace(tf.strings.lower(texts), r"[^\pL\pN]+", " "))
+    words = tf.strings.split(tf.strings.regex_replace(tf.strings.lower(texts, encoding="utf-8"), r"[^\pL\pN]+", " "))
     words = words[:, :max_tokens]
     return words.with_flat_values(tf.strings.to_hash_bucket_fast(words.flat_values, hash_buckets))
 

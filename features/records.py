@@ -5,6 +5,7 @@ Feature names and types are those of ``preprocessing.raw_feature_types``; a miss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from twotower.features import columns, spec
 from twotower.features.columns import Chunk
-from twotower.features.spec import Feature, Interactions, Spec
+from twotower.features.spec import EntityTable, Feature, Interactions, Spec
 
 Values = Sequence[bytes] | Sequence[int] | Sequence[float]
 Record = dict[str, Values]
@@ -107,20 +108,65 @@ def events_by_user(chunk: Chunk, whole: Spec) -> tuple[dict[bytes, Events], dict
     return grouped, dropped
 
 
-def entity_rows(
-    chunk: Chunk, id_column: str, prefix: str, features: Mapping[str, Feature]
-) -> list[tuple[bytes, Record]]:
-    """The rows of a users or items table as (id, raw features).
+def entity_columns(table: EntityTable) -> list[str]:
+    """The columns that ``entity_rows`` reads, and those of the table's rules."""
+    features = [feature.column or name for name, feature in table.features.items()]
+    return [table.id, *table.describe, *features, *(rule.column for rule in table.drop)]
+
+
+def entity_rows(chunk: Chunk, prefix: str, table: EntityTable) -> list[tuple[bytes, Record, str]]:
+    """The rows of a users or items table as (id, raw features, description).
+
+    A description is what a person reads: the ``describe`` columns, joined.
 
     Raises:
         InputError: an id is empty, or a value does not fit its feature's kind, naming its row.
     """
-    names = [name.encode() for name in columns.ids(chunk, id_column).to_pylist()]
-    values = {f"{prefix}_{name}": raw_values(chunk, name, feature) for name, feature in features.items()}
+    names = [name.encode() for name in columns.ids(chunk, table.id).to_pylist()]
+    values = {f"{prefix}_{name}": raw_values(chunk, name, feature) for name, feature in table.features.items()}
+    texts = [columns.strings(chunk, column).to_pylist() for column in table.describe]
     return [
-        (name, {key: rows[index] for key, rows in values.items() if len(rows[index])})
+        (
+            name,
+            {key: rows[index] for key, rows in values.items() if len(rows[index])},
+            ", ".join(text[index] for text in texts if text[index]),
+        )
         for index, name in enumerate(names)
     ]
+
+
+def newest_rows(
+    chunk: Chunk, times: npt.NDArray[np.int64], prefix: str, table: EntityTable
+) -> dict[bytes, tuple[int, Record, str]]:
+    """The newest row of each id of a users or items table that comes from the interactions.
+
+    Args:
+        chunk: cleaned interactions.
+        times: [n] their unix seconds.
+        prefix: ``user`` or ``item``.
+        table: the table.
+
+    Returns:
+        (time, raw features, description) by id. Of rows of one moment the greatest by ``row_order``.
+    """
+    codes = columns.ids(chunk, table.id).dictionary_encode().indices.to_numpy()
+    latest = np.zeros(codes.max(initial=-1) + 1, dtype=np.int64)
+    # Ascending by time, so that an id's last assignment is its newest moment.
+    order = np.argsort(times, kind="stable")
+    latest[codes[order]] = times[order]
+    newest = times == latest[codes]
+    found: dict[bytes, tuple[int, Record, str]] = {}
+    rows = entity_rows(chunk.where(newest), prefix, table)
+    for (name, record, text), time in zip(rows, times[newest].tolist(), strict=True):
+        row = (time, record, text)
+        if name not in found or (row != found[name] and row_order(row) > row_order(found[name])):
+            found[name] = row
+    return found
+
+
+def row_order(row: tuple[int, Record, str]) -> tuple[int, bytes, str]:
+    """Sorts rows of one id by time (or row number), and rows of one moment by what they say."""
+    return row[0], serialize(row[1]), row[2]
 
 
 def raw_values(chunk: Chunk, name: str, feature: Feature) -> Sequence[Values]:
@@ -130,7 +176,7 @@ def raw_values(chunk: Chunk, name: str, feature: Feature) -> Sequence[Values]:
         case spec.CategoryFeature() | spec.TextFeature():
             return [[text.encode()] if text else [] for text in columns.strings(chunk, column).to_pylist()]
         case spec.NumberFeature():
-            return [[] if np.isnan(x) else [x] for x in columns.numbers(chunk, column).tolist()]
+            return [[] if math.isnan(x) else [x] for x in columns.numbers(chunk, column).tolist()]
         case spec.SequenceFeature():
             rows = columns.labels(chunk, column, feature.separator)
             return [[label.encode() for label in row[: feature.max_length]] for row in rows]
@@ -161,9 +207,9 @@ def timeline_record(user: bytes, features: Record, history: Events, labels: Even
 
 def serialize(record: Record) -> bytes:
     """A raw record as a serialised ``tf.train.Example``."""
-    return tf.train.Example(
-        features=tf.train.Features(feature={name: _feature(values) for name, values in record.items() if len(values)})
-    ).SerializeToString(deterministic=True)
+    features = tf.train.Features(feature={name: _feature(values) for name, values in record.items() if len(values)})
+    serialized: bytes = tf.train.Example(features=features).SerializeToString(deterministic=True)
+    return serialized
 
 
 def _feature(values: Values) -> tf.train.Feature:

@@ -183,8 +183,9 @@ class EntityTable(Source):
 
     @pydantic.model_validator(mode="after")
     def _distinct_names(self) -> EntityTable:
-        if "id" in self.features:
-            raise ValueError("the feature name 'id' is taken by the table's own id; expected another name")
+        for name in ("id", "key"):  # Transform's user_id, user_key and item_id
+            if name in self.features:
+                raise ValueError(f"the feature name '{name}' is taken by the table's own id; expected another name")
         for name, feature in self.features.items():
             if isinstance(feature, NumberFeature) and f"{name}_bucket" in self.features:
                 raise ValueError(f"the feature name '{name}_bucket' is taken by the buckets of '{name}'")

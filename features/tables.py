@@ -80,8 +80,9 @@ def _read_tfrecord(file: Path, columns: list[str]) -> Iterator[pa.Table]:
             batch = decoder.DecodeBatch(records.numpy().tolist())
             seen.update(batch.schema.names)
             yield pa.table({name: _texts(file, name, batch) for name in columns})
-    except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
-        raise InputError(f"{file}: cannot be read as tfrecord: {error.message}") from None
+    except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: the record is no example
+        message = str(error).split("}} ")[-1].split(" [Op:")[0]  # without TensorFlow's name for the operation
+        raise InputError(f"{file}: cannot be read as tfrecord: {message}") from None
     # A batch may lack a feature that few examples have; a whole file that lacks it is a mistake.
     if seen:
         check_columns(file, columns, sorted(seen))

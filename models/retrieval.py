@@ -20,10 +20,9 @@ PRIOR_SMOOTHING = 0.1
 
 
 def build_towers(
-    spec: Spec, catalogue: Catalogue, train: Users, n_users: int, events: TrainingEvents, seed: int
+    spec: Spec, catalogue: Catalogue, train: Users, n_users: int, events: TrainingEvents
 ) -> tuple[QueryTower, CandidateTower]:
     """Untrained towers for the catalogue and the training users (``n_users`` in the user vocabulary)."""
-    tf.keras.utils.set_random_seed(seed)
     choice = spec.retrieval
     n_items = len(catalogue)
     item_counts = np.bincount(train.history.items, minlength=n_items + 1)[:n_items]

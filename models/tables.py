@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,3 +56,22 @@ class Users:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def with_labels_as_history(self) -> Users:
+        """The same users with the labels appended to their histories: what happened, for building past lists."""
+        history, labels = self.history, self.labels
+        users = np.concatenate([history.users, labels.users])
+        order = np.argsort(users, kind="stable")
+        joined = Timelines(
+            history.offsets + labels.offsets,
+            np.concatenate([history.items, labels.items])[order],
+            np.concatenate([history.times, labels.times])[order],
+            np.concatenate([history.quantities, labels.quantities])[order],
+        )
+        # The labels' context is not kept: it is what a request would not know either.
+        unknown = {e.name: e.size - 1 for e in self.encodings}
+        context = {
+            name: np.concatenate([values, np.full(len(labels.items), unknown[name], values.dtype)])[order]
+            for name, values in self.context.items()
+        }
+        return replace(self, history=joined, context=context, labels=labels.before(0))

@@ -5,6 +5,8 @@ stored twice. Rows are grouped by user inside each chunk, so that Beam shuffles 
 """
 
 import json
+import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,9 @@ from tfx import v1 as tfx
 from tfx.types import artifact_utils
 
 from twotower.features import columns, records
-from twotower.features.columns import Chunk
 from twotower.features.errors import InputError
 from twotower.features.records import Events, Record
-from twotower.features.spec import EntityTable, Source, Spec
+from twotower.features.spec import EntityTable, SequenceFeature, Source, Spec, VectorFeature
 from twotower.features.tables import read_chunks
 from twotower.pipeline.artifacts import Lookup, Summary
 
@@ -93,16 +94,29 @@ def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> di
         | "CountsAsJson" >> beam.Map(json.dumps)
         | "WriteCounts" >> beam.io.WriteToText(str(examples / "counts"), shard_name_template="")
     )
-    pipeline.run().wait_until_finish()
-    lines = (examples / "counts").read_text(encoding="utf-8").splitlines()
-    (examples / "counts").unlink()
-    counts = {label: int(value) for label, value in map(json.loads, lines)}
-    _check(spec, counts)
+    there = {path for folder in (examples, lookup) if folder.is_dir() for path in folder.iterdir()}
+    try:
+        pipeline.run().wait_until_finish()
+        lines = (examples / "counts").read_text(encoding="utf-8").splitlines()
+        (examples / "counts").unlink()
+        counts = {label: int(value) for label, value in map(json.loads, lines)}
+        _check(spec, counts)
+    except Exception as error:
+        _remove({path for folder in (examples, lookup) if folder.is_dir() for path in folder.iterdir()} - there)
+        found = _input_error(error)
+        if found is None:
+            raise
+        raise found from None
     return counts
 
 
 HISTORY_SCHEMA = pa.schema(
-    [("user_id", pa.string()), ("item_ids", pa.list_(pa.string())), ("times", pa.list_(pa.int64()))]
+    [
+        ("user_id", pa.string()),
+        ("features", pa.string()),  # JSON: a request's ``user_*`` inputs
+        ("item_ids", pa.list_(pa.string())),
+        ("times", pa.list_(pa.int64())),
+    ]
 )
 ITEM_SCHEMA = pa.schema([("item_id", pa.string()), ("description", pa.string())])
 
@@ -123,26 +137,22 @@ class _ReadEvents(beam.DoFn):
             if table is not None and table.from_ is not None
         }
         for table in derived.values():
-            wanted += _entity_columns(table)
+            wanted += records.entity_columns(table)
         for chunk in read_chunks(Path(file), source.file_format(Path(file)), wanted):
             yield beam.pvalue.TaggedOutput("counts", ("interactions: rows read", len(chunk)))
             grouped, dropped = records.events_by_user(chunk, spec)
             for reason, count in dropped.items():
                 yield beam.pvalue.TaggedOutput("counts", (f"dropped: {reason}", count))
             yield from grouped.items()
+            if not derived or not grouped:
+                continue
+            kept, _ = columns.apply_drops(chunk, source.drop)
+            times = columns.seconds(kept, source.time, source.time_format)
             for prefix, table in derived.items():
                 # Only what was known before the test describes a user or an item.
-                kept, _ = columns.apply_drops(chunk, source.drop)
-                times = columns.seconds(kept, source.time, source.time_format)
                 past = times < spec.split.start
-                rows = records.entity_rows(kept.where(past), table.id, prefix, table.features)
-                texts = _descriptions(kept.where(past), table)
-                latest: dict[bytes, Any] = {}
-                for (name, record), time, text in zip(rows, times[past].tolist(), texts, strict=True):
-                    if name not in latest or time >= latest[name][0]:
-                        latest[name] = (time, record, text)
-                for name, row in latest.items():
-                    yield beam.pvalue.TaggedOutput(f"{prefix}s", (name, row))
+                for row in records.newest_rows(kept.where(past), times[past], prefix, table).items():
+                    yield beam.pvalue.TaggedOutput(f"{prefix}s", row)
 
 
 class _ReadEntities(beam.DoFn):
@@ -154,15 +164,14 @@ class _ReadEntities(beam.DoFn):
 
     def process(self, file: str) -> Iterator[Any]:
         table, name = self._table, Path(file)
-        for chunk in read_chunks(name, table.file_format(name), _entity_columns(table)):
+        for chunk in read_chunks(name, table.file_format(name), records.entity_columns(table)):
             yield beam.pvalue.TaggedOutput("counts", (f"{self._prefix}s: rows read", len(chunk)))
             kept, dropped = columns.apply_drops(chunk, table.drop)
             for reason, count in dropped.items():
                 yield beam.pvalue.TaggedOutput("counts", (f"dropped {self._prefix}s: {reason}", count))
             if len(kept):
-                rows = records.entity_rows(kept, table.id, self._prefix, table.features)
-                texts = _descriptions(kept, table)
-                for (key, record), number, text in zip(rows, kept.rows.tolist(), texts, strict=True):
+                rows = records.entity_rows(kept, self._prefix, table)
+                for (key, record, text), number in zip(rows, kept.rows.tolist(), strict=True):
                     yield key, (number, record, text, file)
 
 
@@ -175,7 +184,9 @@ class _OneRow(beam.DoFn):
 
     def process(self, element: tuple[bytes, Iterable[tuple[Any, ...]]]) -> Iterator[tuple[bytes, tuple[Record, str]]]:
         name, rows = element
-        ordered = sorted(rows, key=lambda row: (row[3:], row[0]))
+        ordered = list(rows)
+        if len(ordered) > 1:
+            ordered.sort(key=lambda row: (row[3:], records.row_order(row[:3])))
         if len(ordered) > 1 and self._duplicates == "error":
             places = " and ".join(f"row {row[0]} of {row[3]}" for row in ordered[:2])
             raise InputError(
@@ -225,6 +236,7 @@ class _Timelines(beam.DoFn):
             "histories",
             {
                 "user_id": name.decode(),
+                "features": json.dumps(_request_features(features or {}, self._spec)),
                 "item_ids": [item.decode() for item in events.items.tolist()],
                 "times": events.times.tolist(),
             },
@@ -267,17 +279,16 @@ def _entities(
     return one, counts
 
 
-def _entity_columns(table: EntityTable) -> list[str]:
-    features = [feature.column or name for name, feature in table.features.items()]
-    return [table.id, *table.describe, *features, *(rule.column for rule in table.drop)]
-
-
-def _descriptions(chunk: Chunk, table: EntityTable) -> list[str]:
-    """What a person reads of each row: the ``describe`` columns, joined."""
-    if not table.describe:
-        return [""] * len(chunk)
-    texts = [columns.strings(chunk, column).to_pylist() for column in table.describe]
-    return [", ".join(part for part in parts if part) for parts in zip(*texts, strict=True)]
+def _request_features(record: Record, spec: Spec) -> dict[str, Any]:
+    """A user's raw features as a request names them: without the prefix, and single values not in lists."""
+    found: dict[str, Any] = {}
+    for name, feature in spec.user_features.items():
+        values = [value.decode() if isinstance(value, bytes) else value for value in record.get(f"user_{name}", ())]
+        if isinstance(feature, SequenceFeature | VectorFeature):
+            found[name] = values
+        elif values:
+            found[name] = values[0]
+    return found
 
 
 def _files(source: Source) -> list[str]:
@@ -286,6 +297,25 @@ def _files(source: Source) -> list[str]:
 
 def _as_key(item: bytes) -> tuple[bytes, int]:
     return item, 1
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _input_error(error: Exception) -> InputError | None:
+    """The input error that Beam passes on: with its step's name behind it, or as text in a worker's traceback."""
+    text = str(error)
+    if not isinstance(error, InputError):
+        raised = re.findall(rf"^{re.escape(InputError.__module__)}\.InputError: (.*)$", text, re.MULTILINE)
+        if not raised:
+            return None
+        text = raised[-1]
+    return InputError(re.sub(r" \[while running '.*", "", text, flags=re.DOTALL))
 
 
 def _check(spec: Spec, counts: Mapping[str, int]) -> None:

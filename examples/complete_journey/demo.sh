@@ -52,6 +52,8 @@ trap stop_server EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+"$BIN/python" -c 'import socket, sys; socket.create_server(("", int(sys.argv[1]))).close()' "$PORT" 2>/dev/null ||
+    fail "found port $PORT in use, expected a free one (another: make demo DEMO_PORT=8600)"
 "$BIN/python" "$EXAMPLE/prepare.py" --out "$EXAMPLE/data"
 "$BIN/twotower" run --spec "$EXAMPLE/spec.yaml" --out "$OUT"
 

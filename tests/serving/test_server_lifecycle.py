@@ -183,7 +183,7 @@ def break_op(directory: Path) -> None:
         (break_warm_up_file, "DATA_LOSS", "Please verify your warmup data is in TFRecord format"),
     ],
 )
-def test_a_broken_newer_version_is_reported_and_never_served(  # noqa: PLR0917
+def test_a_broken_newer_version_is_reported_and_never_served(
     exported: Path, tmp_path: Path, model: ModelLifecycle, break_it: object, code: str, message: str
 ) -> None:
     publish(exported, tmp_path, 1)

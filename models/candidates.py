@@ -1,0 +1,64 @@
+"""The trained towers, asked exactly: embeddings of the catalogue and of queries, and their best items."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from twotower.models.protocol import top_k
+from twotower.models.queries import Queries
+from twotower.models.ranking_lists import Retrieve
+from twotower.models.tables import Catalogue
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+BLOCK = 8192
+
+
+class TowerRetriever:
+    """Embeddings of a saved ``TowersExport`` over a catalogue and users.
+
+    Args:
+        model: folder of the SavedModel.
+        catalogue: embedded at once, in blocks.
+        queries: who asks.
+    """
+
+    def __init__(self, model: str, catalogue: Catalogue, queries: Queries) -> None:
+        self._towers = tf.saved_model.load(model)
+        self._queries = queries
+        self._length = int(self._towers.history_length)
+        self.items = embed_catalogue(self._towers, catalogue)
+
+    def embed(self, users: Int64, cuts: Int64, times: Int64) -> Float32:
+        """Query embeddings [b, dim] of users [b] at times [b] with the history before cuts [b]."""
+        features = self._queries.features(tf.constant(users), tf.constant(cuts), tf.constant(times), self._length)
+        return np.asarray(self._towers.query(features))
+
+    def best(self, k: int) -> Retrieve:
+        """A function from users, cuts and times to the best ``k`` items of each, exactly."""
+
+        def retrieve(users: Int64, cuts: Int64, times: Int64) -> npt.NDArray[np.int32]:
+            return top_k(self.embed(users, cuts, times) @ self.items.T, min(k, len(self.items)))
+
+        return retrieve
+
+
+def embed_catalogue(towers: tf.Module, catalogue: Catalogue) -> Float32:
+    """Candidate embeddings [items, dim] in vocabulary order."""
+    rows = np.arange(len(catalogue))
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return np.concatenate(
+        [
+            np.asarray(
+                towers.candidate(
+                    {
+                        "item_id": tf.constant(block, tf.int64),
+                        **{name: tf.constant(table[block]) for name, table in catalogue.features.items()},
+                    }
+                )
+            )
+            for block in blocks
+        ]
+    )

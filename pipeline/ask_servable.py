@@ -1,0 +1,121 @@
+"""Ask a saved recommender for every test user's list, in a process of its own.
+
+    python -m twotower.pipeline.ask_servable MODEL EXAMPLES OUT --time SECONDS --k K
+
+It reads raw eval examples, as a client would know them, and writes ``OUT`` (.npz): ``users`` [n], for
+``recommend`` and ``retrieve`` ids [n, k], and the recommender's ``scores`` [n, k]. It fails if an answer breaks
+a promise: an item twice, scores that rise, an excluded item that comes back. A portable model must also
+answer where ScaNN was never imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Strings = npt.NDArray[np.object_]
+BATCH = 32
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the module's command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("examples", type=Path, help="folder of raw eval examples")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--time", type=int, required=True, help="the requests' time, unix seconds")
+    parser.add_argument("--k", type=int, required=True)
+    options = parser.parse_args(argv)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import tensorflow as tf
+
+    from twotower.serving import servable
+
+    model = servable.load(options.model)
+    if b"Scann>" not in (options.model / "saved_model.pb").read_bytes() and "scann" in sys.modules:
+        raise RuntimeError("the portable model was to be loaded without ScaNN, but something imported it")
+    files = sorted(str(file) for file in options.examples.glob("*"))
+    records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
+    examples = [tf.train.Example.FromString(record).features.feature for record in records]
+    # Histories of like length make batches without much padding.
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["history_item_id"].bytes_list.value))
+    k, found = options.k, {}
+    best = np.full((len(examples), k), -np.inf, dtype=np.float32)
+    for name in ("recommend", "retrieve"):
+        signature = model.signatures[name]
+        spec = signature.structured_input_signature[1]
+        lists = np.full((len(examples), k), b"", dtype=object)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            request = requests(spec, [examples[row] for row in rows], options.time, k)
+            answer = signature(**request)
+            ids, scores = answer["item_ids"].numpy(), answer["scores"].numpy()
+            check(ids, scores)
+            lists[rows] = ids
+            if name == "recommend":
+                best[rows] = scores
+            if start == 0:
+                request["exclude_item_ids"] = tf.constant(ids[:, : max(1, k // 4)])
+                again = signature(**request)["item_ids"].numpy()
+                for before, after in zip(ids, again, strict=True):
+                    returned = set(before[: max(1, k // 4)]) & set(after) - {b""}
+                    if returned:
+                        raise RuntimeError(f"{name}: the excluded items {sorted(returned)[:3]} came back")
+        found[name] = lists
+    users = np.array([example["user_id"].bytes_list.value[0] for example in examples])
+    np.savez(options.out, users=users, scores=best, **{name: lists.astype(np.bytes_) for name, lists in found.items()})
+    return 0
+
+
+def requests(spec: Mapping[str, object], examples: Sequence[object], time: int, k: int) -> dict[str, object]:
+    """A batch of requests, as tensors by input name, from raw examples' feature maps."""
+    import tensorflow as tf
+
+    batch: dict[str, object] = {}
+    for key, wanted in spec.items():
+        dtype, rank = wanted.dtype, wanted.shape.rank  # type: ignore[attr-defined]
+        if key == "k":
+            batch[key] = tf.constant(k, tf.int32)
+            continue
+        if key == "time":
+            batch[key] = tf.fill([len(examples)], tf.constant(time, tf.int64))
+            continue
+        source = {"history_item_ids": "history_item_id", "history_times": "history_time"}.get(key, key)
+        rows = [_values(example, source) for example in examples]
+        # The context of a request that has not happened is not known.
+        if key.startswith("context_") or key == "exclude_item_ids":
+            rows = [[] for _ in rows]
+        width = max(1, *map(len, rows)) if rank == 2 else 1
+        missing = b"" if dtype == tf.string else np.nan if dtype.is_floating else 0
+        filled = [list(row[:width]) + [missing] * (width - len(row[:width])) for row in rows]
+        table = tf.constant(filled, dtype)
+        batch[key] = table if rank == 2 else table[:, 0]
+    return batch
+
+
+def check(ids: Strings, scores: npt.NDArray[np.float32]) -> None:
+    """Raise where a list [b, k] holds an item twice or its scores rise."""
+    for row, values in zip(ids, scores, strict=True):
+        named = row[row != b""]
+        if len(set(named)) != len(named):
+            raise RuntimeError("a list holds an item twice")
+        if np.any(np.diff(values[: len(named)]) > 0) or np.any(np.isfinite(values[len(named) :])):
+            raise RuntimeError("the scores of a list rise, or padding has a score")
+
+
+def _values(example: object, name: str) -> Sequence[object]:
+    if name not in example:  # type: ignore[operator]
+        return []
+    feature = example[name]  # type: ignore[index]
+    kind = feature.WhichOneof("kind")
+    return list(getattr(feature, kind).value) if kind else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

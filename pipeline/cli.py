@@ -1,0 +1,137 @@
+"""The command line: ``twotower run | serve | recommend | similar | doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from twotower.features.errors import InputError
+
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; bad input is one line on standard error and exit status 2."""
+    options = parser().parse_args(argv)
+    try:
+        return int(options.command(options))
+    except InputError as error:
+        print(f"twotower: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("twotower: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    root = argparse.ArgumentParser(prog="twotower", description="From purchases to recommendations served over gRPC.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="run the pipeline: from tables to pushed models and a report",
+        description="Run the pipeline of a spec on this machine.\n\n"
+        "A step whose inputs did not change is answered from the cache, so that a killed run goes on\n"
+        "where it was. Exit status: 0 pushed, 3 not blessed, 2 bad input.",
+        epilog="example:\n  twotower run --spec examples/complete_journey/spec.yaml --out out/complete_journey",
+        formatter_class=RAW,
+    )
+    run.add_argument("--spec", type=Path, required=True, help="the shop's spec, a YAML file")
+    run.add_argument("--out", type=Path, default=Path("out"), help="folder for models, report and log (default: out)")
+    for table in ("interactions", "users", "items"):
+        run.add_argument(f"--{table}", metavar="PATH", help=f"the {table} table, instead of the spec's path")
+    run.set_defaults(command=_run)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve pushed models over gRPC",
+        description="Serve a folder of model versions as TensorFlow Serving does: the newest, always.",
+        epilog="example:\n  twotower serve --model-dir out/complete_journey/serving/recommender --port 8500",
+        formatter_class=RAW,
+    )
+    serve.add_argument("--model-dir", required=True, help="folder with one sub-folder a version")
+    serve.add_argument("--model-name", default="recommender", help="name in requests (default: recommender)")
+    serve.add_argument("--port", type=int, default=8500, help="gRPC port (default: 8500)")
+    serve.set_defaults(command=_serve)
+
+    recommend = commands.add_parser(
+        "recommend",
+        help="ask the server for a user's list",
+        description="Ask a running server what to recommend to a user, with the history that the run in --out knows.",
+        epilog="example:\n  twotower recommend --user 1364 --out out/complete_journey",
+        formatter_class=RAW,
+    )
+    recommend.add_argument("--user", required=True, help="the user's id")
+    recommend.add_argument("--exclude", nargs="*", default=[], metavar="ITEM", help="items that must not come back")
+    recommend.set_defaults(command=_recommend)
+
+    similar = commands.add_parser(
+        "similar",
+        help="ask the server for an item's nearest",
+        description="Ask a running server which items are most like one.",
+        epilog="example:\n  twotower similar --item 1082185 --out out/complete_journey",
+        formatter_class=RAW,
+    )
+    similar.add_argument("--item", required=True, help="the item's id")
+    similar.set_defaults(command=_similar)
+    for asks in (recommend, similar):
+        asks.add_argument("--k", type=int, default=10, help="length of the list (default: 10)")
+        asks.add_argument("--out", type=Path, default=Path("out"), help="folder of the run (default: out)")
+        asks.add_argument("--server", default="localhost:8500", help="host:port (default: localhost:8500)")
+        asks.add_argument("--model-name", default="recommender", help="name on the server (default: recommender)")
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="check versions, ScaNN's ops, Python and disk",
+        description="Check whether this machine can run the project, by using what it needs.",
+        epilog="example:\n  twotower doctor",
+        formatter_class=RAW,
+    )
+    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is checked (default: this one)")
+    doctor.set_defaults(command=_doctor)
+    return root
+
+
+# Each command imports what it needs itself: TFX alone takes 20 seconds, and asking a server needs none of it.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from twotower.pipeline.run import run
+
+    tables = ("interactions", "users", "items")
+    paths = {table: getattr(options, table) for table in tables if getattr(options, table) is not None}
+    return run(options.spec, options.out.absolute(), paths)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from twotower.serving.server.main import serve
+    from twotower.serving.server.options import ServerOptions
+
+    return serve(ServerOptions(model_base_path=options.model_dir, model_name=options.model_name, port=options.port))
+
+
+def _recommend(options: argparse.Namespace) -> int:
+    from twotower.pipeline import ask
+
+    return ask.recommend(options.server, options.model_name, options.out, options.user, options.k, options.exclude)
+
+
+def _similar(options: argparse.Namespace) -> int:
+    from twotower.pipeline import ask
+
+    return ask.similar(options.server, options.model_name, options.out, options.item, options.k)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from twotower.pipeline import doctor
+
+    return doctor.report(Console(), doctor.check(options.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

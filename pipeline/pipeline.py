@@ -1,0 +1,170 @@
+"""The TFX pipeline, built from a spec and folders alone: the same graph for every runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow_model_analysis as tfma
+from tfx import v1 as tfx
+from tfx.orchestration import metadata
+from tfx.types import channel
+
+from twotower.features import spec as specs
+from twotower.features.spec import Spec
+from twotower.pipeline.build_index import BuildIndex
+from twotower.pipeline.check_servable import CheckServable
+from twotower.pipeline.compose import Compose
+from twotower.pipeline.evaluate_retrieval import EvaluateRetrieval
+from twotower.pipeline.ingest import Ingest, fingerprint
+from twotower.pipeline.pusher import AtomicPusher
+from twotower.pipeline.score_ranking import ScoreRanking
+from twotower.pipeline.validation import ExampleValidator, SchemaGen
+
+BEAM_ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
+
+
+def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
+    """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``."""
+    ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint(spec))
+    examples = ingest.outputs["examples"]
+    statistics = tfx.components.StatisticsGen(examples=examples)
+    if spec.schema_file is None:
+        schema_step = SchemaGen(statistics=statistics.outputs["statistics"])
+    else:
+        schema_step = tfx.components.ImportSchemaGen(schema_file=spec.schema_file)
+    schema = schema_step.outputs["schema"]
+    validator = ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema)
+    transform = tfx.components.Transform(
+        examples=examples,
+        schema=schema,
+        preprocessing_fn="twotower.features.preprocessing.preprocessing_fn",
+        custom_config={"spec": _json(spec, keep=())},
+        splits_config=tfx.proto.SplitsConfig(analyze=["train", "items"], transform=["train", "eval", "items"]),
+    )
+    transformed = {
+        "transform_graph": transform.outputs["transform_graph"],
+        "transformed_examples": transform.outputs["transformed_examples"],
+    }
+    retrieval_trainer = _trainer("retrieval", transformed, _json(spec, keep=("retrieval",)))
+    retrieval = retrieval_trainer.outputs["model"]
+    index = BuildIndex(model=retrieval, spec=_json(spec, keep=("retrieval", "serving")), **transformed)
+    retrieval_evaluation = EvaluateRetrieval(
+        model=retrieval, spec=_json(spec, keep=("retrieval", "evaluation")), **transformed
+    )
+    ranking_spec = _json(spec, keep=("retrieval", "ranking"))
+    ranking_trainer = _trainer("ranking", transformed, ranking_spec, base_model=retrieval)
+    ranking = ranking_trainer.outputs["model"]
+    ranking_scores = ScoreRanking(retrieval=retrieval, ranking=ranking, spec=ranking_spec, **transformed)
+    evaluator = tfx.components.Evaluator(
+        examples=ranking_scores.outputs["examples"], eval_config=eval_config(spec.evaluation.min_auc)
+    )
+    compose = Compose(
+        retrieval=retrieval,
+        ranking=ranking,
+        index=index.outputs["index"],
+        spec=_json(spec, keep=("retrieval", "ranking", "serving")),
+        **transformed,
+    )
+    check = CheckServable(
+        servables=compose.outputs["servables"],
+        examples=examples,
+        retrieval_blessing=retrieval_evaluation.outputs["blessing"],
+        retrieval_scores=retrieval_evaluation.outputs["summary"],
+        ranking_blessing=evaluator.outputs["blessing"],
+        spec=_json(spec, keep=("retrieval", "ranking", "evaluation", "serving")),
+        push_folder=str(push_folder(out)),
+        **transformed,
+    )
+    pusher = _pusher(spec, out, compose.outputs["servables"], check)
+    return tfx.dsl.Pipeline(
+        pipeline_name=spec.name,
+        pipeline_root=str(out / "pipeline"),
+        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(out / "metadata.sqlite")),
+        components=[
+            ingest,
+            statistics,
+            schema_step,
+            validator,
+            transform,
+            retrieval_trainer,
+            index,
+            retrieval_evaluation,
+            ranking_trainer,
+            ranking_scores,
+            evaluator,
+            compose,
+            check,
+            pusher,
+        ],
+        enable_cache=True,
+        beam_pipeline_args=BEAM_ARGS,
+    )
+
+
+def push_folder(out: Path) -> Path:
+    """Where the pushed models are: one folder a servable, one sub-folder a version."""
+    return out / "serving"
+
+
+def eval_config(min_auc: float) -> tfma.EvalConfig:
+    """What TFMA computes on the ranker's predictions, over all and by whether the item was bought before."""
+    config = tfma.EvalConfig()
+    config.model_specs.add(label_key="bought", prediction_key="bought_probability", example_weight_key="weight")
+    config.slicing_specs.add()
+    config.slicing_specs.add(feature_keys=["candidate"])
+    metrics = config.metrics_specs.add()
+    metrics.metrics.add(class_name="ExampleCount")
+    metrics.metrics.add(class_name="Calibration")
+    auc = metrics.metrics.add(class_name="AUC")
+    auc.threshold.value_threshold.lower_bound.value = min_auc
+    return config
+
+
+def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
+    """The spec for a step: the model sections that it does not read are left at their defaults.
+
+    So a changed ranker does not undo the cache of the steps before it.
+    """
+    defaults = {
+        "retrieval": specs.Retrieval(),
+        "ranking": specs.Ranking(),
+        "evaluation": specs.Evaluation(),
+        "serving": specs.Serving(),
+        "schema_file": None,
+    }
+    reset = {name: value for name, value in defaults.items() if name not in keep}
+    return str(spec.model_copy(update=reset).model_dump_json(by_alias=True))
+
+
+def _trainer(
+    name: str, transformed: dict[str, channel.BaseChannel], spec: str, base_model: channel.BaseChannel | None = None
+) -> tfx.components.Trainer:
+    return tfx.components.Trainer(
+        run_fn=f"twotower.models.{name}_trainer.run_fn",
+        examples=transformed["transformed_examples"],
+        transform_graph=transformed["transform_graph"],
+        base_model=base_model,
+        custom_config={"spec": spec},
+    ).with_id(f"Trainer.{name}")
+
+
+def _pusher(
+    spec: Spec, out: Path, servables: channel.BaseChannel, check: tfx.dsl.components.component
+) -> tfx.components.Pusher:
+    served = spec.serving.index
+    name = spec.serving.model_name
+    folders = {
+        kind: str(push_folder(out) / (name if kind == served else f"{name}_{kind}"))
+        for kind in sorted(("portable", "scann"), key=lambda kind: kind != served)
+    }
+    for folder in folders.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return AtomicPusher(
+        model=servables,
+        model_blessing=check.outputs["blessing"],
+        infra_blessing=check.outputs["infra_blessing"],
+        custom_config={"folders": folders},
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=folders[served])
+        ),
+    )

@@ -1,0 +1,125 @@
+"""``twotower run``: check the input, run the pipeline, write the report, and say how it went."""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from twotower.features import spec as specs
+from twotower.features.errors import InputError
+from twotower.pipeline.console import quiet
+from twotower.pipeline.report import MetricTable, RunSummary, write
+
+NOT_BLESSED = 3
+
+
+def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
+    """Run the pipeline of the spec into ``out``; returns the exit status: 0, or 3 where nothing was pushed.
+
+    Raises:
+        InputError: the spec, a table or the folder is bad; what the failed step wrote is taken back.
+    """
+    spec = specs.load(spec_path, paths)
+    for table in (spec.interactions, spec.users, spec.items):
+        if table is not None and table.path is not None:
+            for file in table.files():
+                table.file_format(file)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be the folder of a run: {error.strerror}") from None
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{out}: another run is writing there") from None
+        log = out / "logs" / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}.log"
+        with quiet(log) as console:
+            console.print(f"[bold]{spec.name}[/]  into {out}", highlight=False)
+            console.print(f"log: {log}", highlight=False)
+            try:
+                return _run(spec, spec_path, out, console)
+            except InputError:
+                raise
+            except OSError as error:
+                raise InputError(f"{error.filename or out}: {error.strerror or error}; the log is {log}") from error
+            except Exception as error:
+                logging.exception("the run failed")
+                found = _input_error(error)
+                if found is not None:
+                    raise found from error
+                console.print(f"[red]failed[/]: {type(error).__name__}: {error}", highlight=False)
+                console.print(f"the whole story: {log}", highlight=False)
+                return 1
+
+
+def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
+    # Imported here, after the terminal is ours: TFX takes 20 seconds and says a lot.
+    with console.status("importing TFX"):
+        from twotower.pipeline.pipeline import build
+        from twotower.pipeline.run_report import summarize
+        from twotower.pipeline.runner import LocalRunner
+
+    runner = LocalRunner(console)
+    runner.run(build(spec, out))
+    summary = summarize(spec, spec_path.read_text(encoding="utf-8"), out, runner.steps)
+    report = out / "report.html"
+    write(summary, report)
+    _link_lookup(spec, out)
+    _show(summary, console)
+    console.print(f"report: {report}", highlight=False)
+    return 0 if summary.passed else NOT_BLESSED
+
+
+def _link_lookup(spec: specs.Spec, out: Path) -> None:
+    """Point ``out/lookup`` at the run's lookup tables, so that asking needs no metadata store, and no TFX."""
+    from twotower.pipeline.outputs import Outputs
+
+    target = Outputs(out, spec.name).folder("Ingest", "lookup")
+    link = out / ".lookup.partial"
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.relative_to(out))
+    link.rename(out / "lookup")
+
+
+def _show(summary: RunSummary, console: Console) -> None:
+    steps = Table(title="Steps", title_justify="left")
+    for heading in ("step", "", "seconds"):
+        steps.add_column(heading, justify="right" if heading == "seconds" else "left")
+    for step in summary.steps:
+        steps.add_row(step.name, step.status, f"{step.seconds:.1f}")
+    steps.add_section()
+    steps.add_row(
+        "all", f"{summary.peak_memory_mb / 1000:.1f} GB at most", f"{sum(s.seconds for s in summary.steps):.1f}"
+    )
+    console.print(steps)
+    for table in summary.tables:
+        console.print(_metrics(table))
+    style = "green" if summary.passed else "red"
+    console.print(f"[{style}]{summary.verdict}[/]", highlight=False)
+
+
+def _metrics(table: MetricTable) -> Table:
+    shown = Table(title=table.title, caption=table.caption, title_justify="left", caption_justify="left")
+    shown.add_column("model")
+    for column in table.columns:
+        shown.add_column(column, justify="right")
+    for row in table.rows:
+        values = ["" if value is None else f"{value:.4f}" for value in row.values]
+        shown.add_row(row.model, *values, style="bold" if row.model == "recommender" else None)
+    return shown
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The InputError that a step raised, behind TFX's own exceptions."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,141 @@
+"""README.md and BUILD.md: their commands exist, and what they point at is there."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from twotower.pipeline import cli
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "BUILD.md")
+FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# What commands make; a fresh clone has none of it.
+MADE = re.compile(r"(\.venv|build|out|examples/\w+/data)(/|$)")
+SOURCE_NAME = re.compile(r"Makefile|[\w-]+\.(py|sh|toml|lock|proto|j2|md)")
+
+
+@pytest.fixture(scope="module", params=DOCUMENTS)
+def text(request: pytest.FixtureRequest) -> str:
+    return (ROOT / str(request.param)).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def both() -> str:
+    return "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
+
+
+def fenced_lines(text: str) -> list[str]:
+    """The lines of the shell blocks, continued ones joined; of a block with prompts, what stands behind them."""
+    lines: list[str] = []
+    for language, block in FENCED.findall(text):
+        if language in {"", "sh", "bash", "shell", "console"}:
+            whole = re.sub(r"\\\n\s*", "", block).splitlines()
+            prompted = [line.removeprefix("$ ") for line in whole if line.startswith("$ ")]
+            lines += prompted or whole
+    return lines
+
+
+def spans(text: str) -> list[str]:
+    """The code spans outside the fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
+
+
+def commands(program: str, lines: list[str]) -> list[list[str]]:
+    """The arguments of each call of ``program``, up to a comment, ``|``, ``>``, ``&&`` and their like."""
+    found = []
+    for line in lines:
+        if re.match(rf"(\S+=\S+ )*(\S*/)?{program} ", line):
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.commenters = "#"
+            words = list(lexer)
+            end = next((place for place, word in enumerate(words) if set(word) <= set("();<>|&")), len(words))
+            start = next(place for place, word in enumerate(words) if Path(word).name == program)
+            found.append(words[start + 1 : end])
+    return found
+
+
+def parses(arguments: list[str]) -> bool:
+    try:
+        cli.parser().parse_args(arguments)
+    except SystemExit as stop:
+        return stop.code == 0
+    return True
+
+
+def paths(text: str) -> list[str]:
+    """The code spans that are paths here: beginning with one of the top-level folders, or a source file's name."""
+    folders = {entry.name for entry in ROOT.iterdir() if entry.is_dir()}
+    plain = [span for span in spans(text) if re.fullmatch(r"[\w./*-]+", span)]
+    return [span for span in plain if ("/" in span and span.split("/")[0] in folders) or SOURCE_NAME.fullmatch(span)]
+
+
+def anchors(text: str) -> set[str]:
+    """The headings as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ +(.+?) *$", FENCED.sub("", text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_commands_are_found_as_a_person_reads_them() -> None:
+    text = """Say `make demo` or `twotower run`.
+```sh
+make test  # all
+.venv/bin/twotower run --spec 'a b' \\
+    --out o | head
+```
+```console
+$ A=1 twotower doctor && make x
+twotower prints this
+```
+```yaml
+make: no
+```
+"""
+    assert commands("make", fenced_lines(text)) == [["test"]]
+    assert commands("twotower", fenced_lines(text)) == [["run", "--spec", "a b", "--out", "o"], ["doctor"]]
+    assert spans(text) == ["make demo", "twotower run"]
+
+
+def test_every_make_target_exists(both: str) -> None:
+    found = commands("make", [*fenced_lines(both), *spans(both)])
+    assert found
+    for arguments in found:
+        done = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"make {shlex.join(arguments)}: {done.stderr}"
+
+
+def test_every_command_in_a_block_parses(both: str) -> None:
+    found = commands("twotower", fenced_lines(both))
+    assert found
+    for arguments in found:
+        assert parses(arguments), f"`twotower {shlex.join(arguments)}` does not parse"
+
+
+def test_every_subcommand_in_the_text_exists(both: str) -> None:
+    for arguments in commands("twotower", spans(both)):
+        assert parses([arguments[0], "--help"]), f"twotower has no subcommand {arguments[0]}"
+
+
+def test_every_path_exists(text: str) -> None:
+    names = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts}
+    for path in paths(text):
+        if "/" not in path:
+            assert path in names, f"no file is called {path}"
+        elif not MADE.match(path):
+            assert list(ROOT.glob(path.rstrip("/"))), f"{path} does not exist"
+
+
+def test_paths_are_found(both: str) -> None:
+    assert {"/" in path for path in paths(both)} == {False, True}
+
+
+def test_every_internal_link_resolves(text: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else text
+        assert (ROOT / file).exists(), f"the link {target} leads to no file"
+        assert not anchor or anchor in anchors(linked), f"no heading for the link {target}"
