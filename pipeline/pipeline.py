@@ -56,7 +56,11 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
     ranking = ranking_trainer.outputs["model"]
     ranking_scores = ScoreRanking(retrieval=retrieval, ranking=ranking, spec=ranking_spec, **transformed)
     evaluator = tfx.components.Evaluator(
-        examples=ranking_scores.outputs["examples"], eval_config=eval_config(spec.evaluation.min_auc)
+        examples=ranking_scores.outputs["examples"],
+        model=ranking,
+        eval_config=eval_config(spec.evaluation.min_auc),
+        example_splits=["eval"],
+        module_path="twotower.pipeline.ranking_extractors",
     )
     compose = Compose(
         retrieval=retrieval,
@@ -109,6 +113,7 @@ def push_folder(out: Path) -> Path:
 def eval_config(min_auc: float) -> tfma.EvalConfig:
     """What TFMA computes on the ranker's predictions, over all and by whether the item was bought before."""
     config = tfma.EvalConfig()
+    config.options.include_default_metrics.value = False
     config.model_specs.add(label_key="bought", prediction_key="bought_probability", example_weight_key="weight")
     config.slicing_specs.add()
     config.slicing_specs.add(feature_keys=["candidate"])
@@ -167,4 +172,4 @@ def _pusher(
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=folders[served])
         ),
-    )
+    ).with_id("Pusher")

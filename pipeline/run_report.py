@@ -55,7 +55,7 @@ def summarize(spec: Spec, spec_text: str, out: Path, steps: Sequence[Step]) -> R
     outputs = Outputs(out, spec.name)
     counts = json.loads((outputs.folder("Ingest", "summary") / "counts.json").read_text(encoding="utf-8"))
     passed, reason = blessings.read(outputs.artifact("CheckServable", "blessing"))
-    pushed = outputs.artifact("AtomicPusher", "pushed_model")
+    pushed = outputs.artifact("Pusher", "pushed_model")
     version = pushed.get_string_custom_property("pushed_version")
     verdict = f"blessed and pushed as version {version}" if passed else f"not blessed, not pushed: {reason}"
     return RunSummary(
