@@ -7,11 +7,8 @@ commented references.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import glob
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from twotower.features.errors import InputError
+from twotower.features.spec_errors import explain
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Column = Annotated[str, Field(min_length=1)]
@@ -237,9 +235,9 @@ class Retrieval(_Section):
     id_dropout: float = Field(0.3, ge=0, lt=1)
     min_id_count: Positive = 5
     batch_size: int = Field(1024, gt=1)
-    epochs: Positive = 3
-    events_per_epoch: Positive = 200_000
-    learning_rate: float = Field(0.02, gt=0)
+    epochs: Positive = 2
+    events_per_epoch: Positive = 100_000
+    learning_rate: float = Field(0.001, gt=0)
 
 
 class Ranking(_Section):
@@ -344,7 +342,7 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
     try:
         return Spec.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise InputError(_explain(error, where)) from None
+        raise InputError(explain(error, Spec, where)) from None
 
 
 def load(path: str | Path, paths: Mapping[str, str] | None = None) -> Spec:
@@ -372,73 +370,3 @@ class _UniqueKeys(yaml.SafeLoader):
             if isinstance(key.value, str):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-def _explain(error: pydantic.ValidationError, where: str) -> str:
-    return f"{where}: " + "; ".join(_explain_one(problem) for problem in error.errors())
-
-
-def _explain_one(problem: Mapping[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"] if part != "[key]"]
-    parts, parent = _resolve(location[:-1])
-    key = ".".join([*parts, *location[-1:]])
-    found = problem["input"]
-    if problem["type"] == "extra_forbidden":
-        known = [name for model in _models(parent) for name in _aliases(model)]
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        return f"unknown key '{key}': " + (
-            f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(sorted(known))}"
-        )
-    if problem["type"] == "missing":
-        present = [name for name in found if isinstance(name, str)] if isinstance(found, dict) else []
-        near = difflib.get_close_matches(location[-1], present, n=1, cutoff=0.6)
-        return f"missing key '{key}': found " + (f"'{near[0]}'" if near else _brief(found))
-    if problem["type"].startswith("union_tag"):
-        kinds = [typing.get_args(m.model_fields["kind"].annotation)[0] for m in _models(_resolve(location)[1])]
-        kind = found.get("kind")
-        near = difflib.get_close_matches(str(kind), kinds, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"key '{key}.kind': found {_brief(kind)}, expected one of {', '.join(kinds)}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"key '{key}': found {_brief(found)}; {message[0].lower()}{message[1:]}"
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _resolve(location: Sequence[str]) -> tuple[list[str], Any]:
-    """The keys of the file that lead to ``location``, and the annotation of what stands there."""
-    keys: list[str] = []
-    section: Any = Spec
-    for part in location:
-        models = _models(section)
-        if len(models) > 1:  # pydantic names the chosen kind of feature too, which is no key of the file
-            section = next(m for m in models if typing.get_args(m.model_fields["kind"].annotation) == (part,))
-            continue
-        keys.append(part)
-        section = _step(section, models, part)
-    return keys, section
-
-
-def _step(annotation: Any, models: Sequence[type[BaseModel]], part: str) -> Any:
-    """The annotation of one field of a model, of a tuple's entry, or of a mapping's value."""
-    for model in models:
-        return next(f.annotation for name, f in model.model_fields.items() if part in (name, f.alias))
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):  # optional
-        return _step(arguments[0], models, part)
-    return arguments[0] if typing.get_origin(annotation) is tuple else arguments[1]
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
-        return [model for part in typing.get_args(annotation) for model in _models(part)]
-    return []
-
-
-def _aliases(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]

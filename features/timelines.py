@@ -46,7 +46,13 @@ class Timelines:
 
     @classmethod
     def from_events(cls, users: Int64, items: Int32, times: Int64, quantities: Float32, n_users: int) -> Timelines:
-        """Group unordered events ([events] each) by their user row; the order of ties is kept."""
+        """Group unordered events ([events] each) by their user row; the order of ties is kept.
+
+        Raises:
+            ValueError: a user row is outside [0, n_users).
+        """
+        if len(users) and not 0 <= users.min() <= users.max() < n_users:
+            raise ValueError(f"user rows: found {users.min()} to {users.max()}, expected 0 to {n_users - 1}")
         order = np.lexsort((times, users))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))]).astype(np.int64)
         return cls(offsets, items[order], times[order], quantities[order])
@@ -75,7 +81,8 @@ class Timelines:
         starts_group[1:] = np.diff(self.times) != 0
         starts_group[self.offsets[:-1][self.lengths > 0]] = True
         group = np.cumsum(starts_group) - 1
-        return np.flatnonzero(starts_group)[group].astype(np.int64)
+        firsts: Int64 = np.flatnonzero(starts_group)
+        return firsts[group]
 
     def first_purchases(self) -> npt.NDArray[np.bool_]:
         """[events] true where the user has no earlier event with the item (the same basket's do not count)."""

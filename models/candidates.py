@@ -40,7 +40,7 @@ class TowerRetriever:
         """A function from users, cuts and times to the best ``k`` items of each, exactly."""
 
         def retrieve(users: Int64, cuts: Int64, times: Int64) -> npt.NDArray[np.int32]:
-            return top_k(self.embed(users, cuts, times) @ self.items.T, min(k, len(self.items)))
+            return top_k(self.embed(users, cuts, times) @ self.items.T, k).astype(np.int32)
 
         return retrieve
 

@@ -39,10 +39,10 @@ class FeatureEncoder(tf.keras.layers.Layer):
             elif encoding.form == "indices":
                 parts.append(masked_mean(self._embeddings[encoding.name](tf.maximum(values, 0)), values != PAD))
             elif encoding.form == "number":
-                parts.append(tf.cast(values, tf.float32)[:, tf.newaxis])
+                parts.append(tf.cast(values, tf.float32)[..., tf.newaxis])
             else:
                 parts.append(values)
-        return tf.concat(parts, axis=1)
+        return tf.concat(parts, axis=-1)
 
 
 def masked_mean(vectors: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

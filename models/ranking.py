@@ -42,7 +42,7 @@ def item_statistics(history: Timelines, at: int, n_items: int) -> Float32:
     # Two pseudo-buyers at the average rate keep rarely bought items from looking certain.
     rate = again.sum() / max(1.0, everyone.sum())
     columns = [np.log1p(everyone), (again + 2 * rate) / (everyone + 2), *recent]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return np.asarray(np.stack(columns, axis=1), np.float32)
 
 
 class RankingNetwork(tf.keras.Model):
@@ -58,11 +58,7 @@ class RankingNetwork(tf.keras.Model):
             encoding.name: tf.Variable(_with_unknown(catalogue.features[encoding.name], encoding), trainable=False)
             for encoding in catalogue.encodings
         }
-        self._groups = tuple(
-            encoding
-            for encoding in catalogue.encodings
-            if encoding.form == "index" and not encoding.name.endswith("_bucket")
-        )
+        self._groups = tuple(catalogue.labels)
         self.statistics = tf.Variable(statistics, trainable=False, name="statistics")
         self._item_encoder = FeatureEncoder(catalogue.encodings)
         self._query_encoder = FeatureEncoder(query)

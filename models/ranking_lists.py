@@ -66,6 +66,9 @@ def build_lists(
         until: no event at or after this time is seen, as a label or otherwise.
         retrieve: the towers' best items.
         seed: of the choice of negatives.
+
+    Raises:
+        ValueError: there is no such list.
     """
     choice = spec.ranking
     random = np.random.default_rng(seed)
@@ -94,10 +97,10 @@ def build_lists(
         raise ValueError(
             "ranker training needs a user who bought a candidate within the horizon of a snapshot, found none"
         )
-    indexes = np.array(rows, dtype=np.int64)
+    owners, times, ends, numbers = np.array(rows, dtype=np.int64).T
     statistics = np.stack([item_statistics(history, time, n_items) for time in snapshots])
     candidates, bought, quantity, weight = (np.stack(parts) for parts in zip(*lists, strict=True))
-    return RankingLists(*indexes.T[[0, 1, 2, 3]], statistics, candidates, bought, quantity, weight)
+    return RankingLists(owners, times, ends, numbers, statistics, candidates, bought, quantity, weight)
 
 
 def _list(
@@ -116,6 +119,7 @@ def _list(
     positives, others = candidates[is_bought], candidates[~is_bought]
     if not len(positives):
         return None
+    n_positives = len(positives)
     positives = random.permutation(positives)[: size - 1]
     negatives = random.permutation(others)[: size - len(positives)]
     chosen = np.concatenate([positives, negatives])
@@ -129,8 +133,8 @@ def _list(
     rows[: len(chosen)] = chosen
     bought[: len(positives)] = 1.0
     quantity[: len(positives)] = amounts[np.argsort(np.argsort(positives))]
-    weight[: len(positives)] = 1.0
-    # The negatives that were left out count through those that were kept: probabilities stay calibrated.
+    # Candidates that were left out count through those of their kind that were kept: probabilities stay calibrated.
+    weight[: len(positives)] = n_positives / len(positives)
     weight[len(positives) : len(chosen)] = len(others) / max(1, len(negatives))
     return rows, bought, quantity, weight
 

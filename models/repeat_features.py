@@ -18,7 +18,7 @@ GROUP_WIDTH = 3
 
 def _grouped(
     keys: tf.Tensor, valid: tf.Tensor, wanted: tf.Tensor, size: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Where each wanted key's group is among the history's keys of the same row.
 
     Args:
@@ -27,8 +27,8 @@ def _grouped(
         size: number of keys.
 
     Returns:
-        segments [events] of the valid events, mask of them [b * h], the group [b * n] of each wanted key, and
-        whether it has one [b * n].
+        segments [events] of the valid events, mask of them [b * h], the number of segments, the group [b * n] of
+        each wanted key, and whether it has one [b * n].
     """
     batch = tf.cast(tf.shape(keys)[0], tf.int64)
     row = tf.range(batch)[:, tf.newaxis] * size
@@ -40,8 +40,9 @@ def _grouped(
     segments = tf.searchsorted(sorted_keys, events)
     asked = tf.reshape(tf.cast(wanted, tf.int64) + row, [-1])
     group = tf.searchsorted(sorted_keys, asked)
-    group = tf.minimum(group, tf.size(sorted_keys) - 1)
-    return segments, mask, group, tf.equal(tf.gather(sorted_keys, group), asked)
+    total = tf.size(sorted_keys)
+    group = tf.minimum(group, total - 1)
+    return segments, mask, total, group, tf.equal(tf.gather(sorted_keys, group), asked)
 
 
 def item_features(items: tf.Tensor, ages: tf.Tensor, candidates: tf.Tensor, n_items: int) -> tf.Tensor:
@@ -57,9 +58,8 @@ def item_features(items: tf.Tensor, ages: tf.Tensor, candidates: tf.Tensor, n_it
         [b, n, ITEM_WIDTH] float32: log counts (all, then decayed by each half-life), log days since the last and
         since the first event, log mean gap, and days since the last over the mean gap (1 = due).
     """
-    segments, mask, group, known = _grouped(items, items < n_items, candidates, n_items + 1)
+    segments, mask, total, group, known = _grouped(items, items < n_items, candidates, n_items + 1)
     ages = tf.boolean_mask(tf.reshape(ages, [-1]), mask)
-    total = tf.reduce_max(tf.concat([segments, group], axis=0)) + 1
 
     def per_candidate(values: tf.Tensor, missing: float) -> tf.Tensor:
         return tf.reshape(tf.where(known, tf.gather(values, group), missing), tf.shape(candidates))
@@ -100,9 +100,8 @@ def group_features(
     Returns:
         [b, n, GROUP_WIDTH] float32: log count, log count decayed over 30 days, share of the history's events.
     """
-    segments, mask, group, known = _grouped(history_groups, valid, candidate_groups, size)
+    segments, mask, total, group, known = _grouped(history_groups, valid, candidate_groups, size)
     ages = tf.boolean_mask(tf.reshape(ages, [-1]), mask)
-    total = tf.reduce_max(tf.concat([segments, group], axis=0)) + 1
 
     def per_candidate(values: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.where(known, tf.gather(values, group), 0.0), tf.shape(candidate_groups))

@@ -13,7 +13,7 @@ import tensorflow_recommenders as tfrs
 from twotower.features.spec import Spec
 from twotower.models.queries import DAY, Queries
 from twotower.models.tables import Catalogue, Users
-from twotower.models.towers import CandidateTower, IdEmbedding, QueryTower
+from twotower.models.towers import CandidateTower, HistoryItems, IdEmbedding, QueryTower
 
 # Draws spread evenly over the catalogue, as a share of all draws, in the items' prior.
 PRIOR_SMOOTHING = 0.1
@@ -29,18 +29,23 @@ def build_towers(
     user_counts = np.zeros(n_users, dtype=np.int64)
     known = train.rows < n_users
     user_counts[train.rows[known]] = train.history.lengths[known]
-    ids = {"min_count": choice.min_id_count, "dim": choice.embedding_dim - 1, "dropout": choice.id_dropout}
+
+    def id_embedding(counts: npt.NDArray[np.int64], name: str) -> IdEmbedding:
+        return IdEmbedding(
+            counts, min_count=choice.min_id_count, dim=choice.embedding_dim - 1, dropout=choice.id_dropout, name=name
+        )
+
     query = QueryTower(
         train.encodings,
-        IdEmbedding(user_counts, name="user_ids", **ids),
-        IdEmbedding(item_counts, name="history_ids", **ids),
+        id_embedding(user_counts, "user_ids"),
+        HistoryItems(id_embedding(item_counts, "history_ids"), catalogue.labels, catalogue.features),
         n_items=n_items,
         units=choice.tower_units,
         dim=choice.embedding_dim,
     )
     candidate = CandidateTower(
         catalogue.encodings,
-        IdEmbedding(item_counts, name="item_ids", **ids),
+        id_embedding(item_counts, "item_ids"),
         events.log_prior,
         units=choice.tower_units,
         dim=choice.embedding_dim,
@@ -51,9 +56,10 @@ def build_towers(
 class Retrieval(tfrs.models.Model):
     """Sampled softmax over in-batch and uniform items with logQ correction (Yi et al. 2019; Yang et al. 2020).
 
-    An item is in a step's candidates once for each of ``batch`` draws by its share of the positives, and
-    once for each of ``uniform_negatives`` draws of 1 / items; the correction subtracts the logarithm of
-    that expected number. Without it, popular items are punished for being sampled often.
+    A step's candidates are a set: an item that was drawn several times counts once, and never against itself. It
+    is drawn ``batch`` times by its share of the positives and ``uniform_negatives`` times by 1 / items; the
+    correction subtracts the logarithm of the probability to be in the set. Without it, popular items are punished
+    for being sampled often.
     """
 
     def __init__(
@@ -75,7 +81,6 @@ class Retrieval(tfrs.models.Model):
         self._share = tf.constant(sampling_share, tf.float32)
         self._task = tfrs.tasks.Retrieval(
             loss=tf.keras.losses.CategoricalCrossentropy(from_logits=True),
-            remove_accidental_hits=True,
         )
 
     def item_features(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -89,13 +94,24 @@ class Retrieval(tfrs.models.Model):
         rows = tf.concat([positives, uniform], axis=0)
         batch = tf.cast(tf.shape(positives)[0], tf.float32)
         expected = batch * tf.gather(self._share, rows) + self._n_uniform / self._n_items
+        # How often an item is drawn is all but Poisson distributed: this is the probability that it is at all.
+        probability = -tf.math.expm1(-expected)
         return self._task(
             self.query(inputs, training=training),
             self.candidate(self.item_features(rows), training=training),
-            candidate_sampling_probability=expected if self._logq else None,
-            candidate_ids=rows,
+            candidate_sampling_probability=probability if self._logq else None,
+            score_mask=_distinct(rows, tf.size(positives)),
             compute_metrics=False,
         )
+
+
+def _distinct(rows: tf.Tensor, n_queries: int) -> tf.Tensor:
+    """Which candidates count for each query, [n_queries, candidates]: its own, and each other item's first place."""
+    places = tf.range(tf.size(rows))
+    _, item = tf.unique(rows)
+    first = tf.gather(tf.math.unsorted_segment_min(places, item, tf.size(rows)), item) == places
+    queries = places[:n_queries, tf.newaxis]
+    return (queries == places) | (first & (rows[:n_queries, tf.newaxis] != rows))
 
 
 @dataclass(frozen=True)
@@ -130,9 +146,11 @@ class TrainingEvents:
         ages = (spec.split.start - timelines.times[events]) / DAY
         pairs = timelines.users[events] * n_items + items
         _, pair, repeats = np.unique(pairs, return_inverse=True, return_counts=True)
-        weights = np.exp2(-ages / spec.retrieval.recency_half_life_days) / repeats[pair]
+        # Relative to the newest event, so that old data under a short half-life do not all round to nothing.
+        weights = np.exp2((ages.min() - ages) / spec.retrieval.recency_half_life_days) / repeats[pair]
         weights /= weights.sum()
-        return cls(events, np.cumsum(weights), np.bincount(items, weights=weights, minlength=n_items))
+        share = np.bincount(items, weights=weights, minlength=n_items).astype(np.float64)
+        return cls(events, np.cumsum(weights), share)
 
     @property
     def log_prior(self) -> npt.NDArray[np.float32]:
@@ -140,7 +158,7 @@ class TrainingEvents:
         n_items = len(self.item_share)
         # A few pseudo-draws spread over the catalogue keep never bought items finite.
         share = np.append(self.item_share, 0.0) + PRIOR_SMOOTHING / n_items
-        return np.log(share * n_items).astype(np.float32)
+        return np.asarray(np.log(share * n_items), np.float32)
 
 
 def training_dataset(spec: Spec, train: Users, n_items: int, events: TrainingEvents, seed: int) -> tf.data.Dataset:

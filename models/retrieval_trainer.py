@@ -25,7 +25,7 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     tf.keras.utils.set_random_seed(spec.seed)
     query, candidate = build_towers(spec, catalogue, train, data.n_users, events)
     model = Retrieval(query, candidate, catalogue, events.item_share, spec)
-    model.compile(optimizer=tf.keras.optimizers.Adagrad(choice.learning_rate))
+    model.compile(optimizer=tf.keras.optimizers.Adam(choice.learning_rate))
     steps = max(1, choice.events_per_epoch // choice.batch_size)
     model.fit(
         training_dataset(spec, train, len(catalogue), events, spec.seed),

@@ -31,6 +31,11 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def labels(self) -> list[Encoding]:
+        """The encodings that put items into groups: one label an item, and no bucket of a number."""
+        return [e for e in self.encodings if e.form == "index" and not e.name.endswith("_bucket")]
+
 
 @dataclass(frozen=True)
 class Users:
@@ -74,4 +79,4 @@ class Users:
             name: np.concatenate([values, np.full(len(labels.items), unknown[name], values.dtype)])[order]
             for name, values in self.context.items()
         }
-        return replace(self, history=joined, context=context, labels=labels.before(0))
+        return replace(self, history=joined, context=context, labels=labels.latest(0))

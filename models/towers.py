@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from twotower.features.encoding import Encoding
 from twotower.models.feature_encoder import FeatureEncoder
+from twotower.models.tables import Table
 
 Features = Mapping[str, tf.Tensor]
 
@@ -77,6 +78,30 @@ class CandidateTower(tf.keras.Model):
         return tf.concat([self.project(hidden) + ids, prior], axis=1)
 
 
+class HistoryItems(tf.keras.layers.Layer):
+    """Vectors of the history's items: an id embedding of its own, and the items' labels (category, brand, ...).
+
+    The labels let a history speak for items that were never bought together.
+    """
+
+    def __init__(self, item_ids: IdEmbedding, labels: Sequence[Encoding], tables: Table, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self._item_ids = item_ids
+        self._encoder = FeatureEncoder(labels)
+        # One more row stands for padding and unknown items.
+        self._tables = {
+            label.name: tf.Variable(np.append(tables[label.name], label.size - 1), trainable=False) for label in labels
+        }
+
+    def call(self, items: tf.Tensor) -> tf.Tensor:
+        """Catalogue rows [b, h] (the catalogue's size = padding or unknown) to [b, h, width]."""
+        ids = self._item_ids(items)
+        if not self._tables:
+            return ids
+        labels = self._encoder({name: tf.gather(table, items) for name, table in self._tables.items()})
+        return tf.concat([ids, labels], axis=2)
+
+
 class HistoryEncoder(tf.keras.layers.Layer):
     """Means of the history's item embeddings, one for each learned half-life of the events' age."""
 
@@ -108,7 +133,7 @@ class QueryTower(tf.keras.Model):
         self,
         encodings: Sequence[Encoding],
         user_ids: IdEmbedding,
-        history_ids: IdEmbedding,
+        history_items: HistoryItems,
         *,
         n_items: int,
         units: Sequence[int],
@@ -116,7 +141,7 @@ class QueryTower(tf.keras.Model):
     ) -> None:
         super().__init__()
         self.user_ids = user_ids
-        self.history_ids = history_ids
+        self.history_items = history_items
         self.history = HistoryEncoder(n_items)
         self.encoder = FeatureEncoder(encodings)
         self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
@@ -127,7 +152,7 @@ class QueryTower(tf.keras.Model):
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """``user_id`` [b], ``history_item_id`` [b, h], ``history_age`` [b, h] in days, user and context encodings."""
         items = features["history_item_id"]
-        history = self.history(self.history_ids(items), items, features["history_age"])
+        history = self.history(self.history_items(items), items, features["history_age"])
         events = tf.cast(tf.math.count_nonzero(items < self.history._n_items, axis=1), tf.float32)
         parts = [
             self.user_ids(features["user_id"], training=training),

@@ -202,6 +202,10 @@ class _Timelines(beam.DoFn):
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
 
+    def start_bundle(self) -> None:
+        """Forget the last bundle's items; each item is passed on once a bundle, not once a user."""
+        self._bought: set[bytes] = set()
+
     def process(self, element: tuple[bytes, Any]) -> Iterator[Any]:
         name, joined = element
         parts = list(joined["events"])
@@ -228,7 +232,9 @@ class _Timelines(beam.DoFn):
             counts["users: test"] = 1
             record = records.timeline_record(name, features or {}, history, labels)
             yield beam.pvalue.TaggedOutput("eval", records.serialize(record))
-        for item in set(history.items.tolist()):
+        new = set(history.items.tolist()) - self._bought
+        self._bought |= new
+        for item in new:
             yield beam.pvalue.TaggedOutput("bought", item)
         for label, count in counts.items():
             yield beam.pvalue.TaggedOutput("counts", (label, count))

@@ -39,6 +39,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         schema=schema,
         preprocessing_fn="twotower.features.preprocessing.preprocessing_fn",
         custom_config={"spec": _json(spec, keep=())},
+        disable_statistics=True,
         splits_config=tfx.proto.SplitsConfig(analyze=["train", "items"], transform=["train", "eval", "items"]),
     )
     transformed = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import fcntl
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from twotower.pipeline.console import quiet
 from twotower.pipeline.report import MetricTable, RunSummary, write
 
 NOT_BLESSED = 3
+# A failure with less room than this is the disk's, whatever the library that met it says.
+FULL = 1 << 20
 
 
 def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
@@ -45,15 +48,14 @@ def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
             console.print(f"log: {log}", highlight=False)
             try:
                 return _run(spec, spec_path, out, console)
-            except InputError:
-                raise
-            except OSError as error:
-                raise InputError(f"{error.filename or out}: {error.strerror or error}; the log is {log}") from error
             except Exception as error:
                 logging.exception("the run failed")
                 found = _input_error(error)
                 if found is not None:
                     raise found from error
+                free = shutil.disk_usage(out).free
+                if free < FULL:
+                    raise InputError(f"{out}: the disk is full: found {free:,} bytes free; log: {log}") from error
                 console.print(f"[red]failed[/]: {type(error).__name__}: {error}", highlight=False)
                 console.print(f"the whole story: {log}", highlight=False)
                 return 1

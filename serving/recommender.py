@@ -71,10 +71,12 @@ class Recommender(tf.Module):
         k = self._checked(inputs["k"])
         features = self._transform.query(inputs)
         excluded = self._transform.item_rows(inputs["exclude_item_ids"])
-        wanted = tf.maximum(k, self._spec.ranking.candidates) + tf.shape(excluded)[1]
-        _, retrieved = self._index.search(self._query_vectors(features), tf.minimum(wanted, self._n_items))
+        limit = tf.maximum(k, self._spec.ranking.candidates)
+        wanted = tf.minimum(limit + tf.shape(excluded)[1], self._n_items)
+        _, retrieved = self._index.search(self._query_vectors(features), wanted)
+        retrieved = self._first(self._padded(retrieved), excluded, limit)
         own = features["history_item_id"][:, : self._spec.ranking.history_length]
-        candidates = self._distinct(tf.concat([self._padded(retrieved), own], axis=1), excluded)
+        candidates = self._distinct(tf.concat([retrieved, own], axis=1), excluded)
         scores = self._scores(features, candidates)
         bought = tf.where(candidates < self._n_items, scores["bought"], -np.inf)
         best, places = tf.math.top_k(bought, tf.minimum(k, tf.shape(bought)[1]))
@@ -141,6 +143,14 @@ class Recommender(tf.Module):
     def _padded(self, rows: tf.Tensor) -> tf.Tensor:
         """The index pads with -1; here padding is the catalogue's size."""
         return tf.where(rows < 0, self._n_items, rows)
+
+    def _first(self, rows: tf.Tensor, excluded: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+        """The first ``limit`` of [b, n] rows that are not excluded; the others become padding.
+
+        Without the limit a row's candidates would depend on how many items its neighbours in the batch exclude.
+        """
+        allowed = (rows < self._n_items) & ~_contains(excluded, rows)
+        return tf.where(allowed & (tf.cumsum(tf.cast(allowed, tf.int32), axis=1) <= limit), rows, self._n_items)
 
     def _distinct(self, rows: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """[b, n] rows, each once, without the excluded [b, e], to [b, m] padded with the catalogue's size."""

@@ -65,6 +65,14 @@ class RequestTransform(tf.Module):
         self._item_encodings = tuple(item_encodings)
         self._n_items = n_items
         self._reference_time = reference_time
+        # Ingest keeps no more of a sequence either.
+        groups = {"user": spec.user_features, "item": spec.item_features}
+        self._longest = {
+            f"{prefix}_{name}": feature.max_length
+            for prefix, features in groups.items()
+            for name, feature in features.items()
+            if isinstance(feature, SequenceFeature)
+        }
 
     def item_rows(self, ids: tf.Tensor) -> tf.Tensor:
         """Ids [b, n] to catalogue rows [b, n] int32; unknown and empty ones are the catalogue's size."""
@@ -74,7 +82,7 @@ class RequestTransform(tf.Module):
 
     def items(self, raw: Tensors) -> dict[str, tf.Tensor]:
         """Raw item features by name to what the candidate tower takes."""
-        found = self._layer({name: _sparse(_as_matrix(values)) for name, values in raw.items()})
+        found = self._layer(self._tables(raw))
         return {
             "item_id": _dense(found["item_id"], Encoding("item_id", "index", self._n_items + 1)),
             **{e.name: _dense(found[e.name], e) for e in self._item_encodings},
@@ -90,11 +98,15 @@ class RequestTransform(tf.Module):
         now = tf.where(raw["time"] > 0, raw["time"], tf.maximum(latest + 1, self._reference_time))
         known = (rows < self._n_items) & (times < now[:, tf.newaxis])
         ages = tf.where(known, tf.cast(now[:, tf.newaxis] - times, tf.float32) / DAY, 0.0)
-        order = tf.argsort(tf.where(known, times, -1), axis=1, direction="DESCENDING", stable=True)
-        tables = {
-            name: _sparse(_as_matrix(values)) for name, values in raw.items() if name.startswith(("user_", "context_"))
-        }
-        found = self._layer(tables)
+        # Events of one moment go by their row, so that the order in which they are given does not matter.
+        order = tf.argsort(rows, axis=1, stable=True)
+        latest_first = tf.gather(tf.where(known, times, times.dtype.min), order, batch_dims=1)
+        order = tf.gather(order, tf.argsort(latest_first, axis=1, direction="DESCENDING", stable=True), batch_dims=1)
+        asked = {name: values for name, values in raw.items() if name.startswith(("user_", "context_"))}
+        # An empty id would count as missing, not as unknown; a line break is in no vocabulary.
+        user_ids = raw["user_id"]
+        asked["user_id"] = tf.where(tf.strings.length(user_ids) > 0, user_ids, "\n")
+        found = self._layer(self._tables(asked))
         features = {
             "user_id": _dense(found["user_id"], None),
             "history_item_id": tf.gather(tf.where(known, rows, self._n_items), order, batch_dims=1),
@@ -107,6 +119,9 @@ class RequestTransform(tf.Module):
             if isinstance(feature, TimeFeature):
                 features[f"context_{name}"] = time_part(now, feature.part)
         return features
+
+    def _tables(self, raw: Tensors) -> dict[str, tf.SparseTensor]:
+        return {name: _sparse(_as_matrix(values)[:, : self._longest.get(name)]) for name, values in raw.items()}
 
 
 def _as_matrix(values: tf.Tensor) -> tf.Tensor:

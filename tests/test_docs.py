@@ -1,4 +1,4 @@
-"""README.md and BUILD.md: their commands exist, and what they point at is there."""
+"""The documents: their commands exist, and what they point at is there."""
 
 import re
 import shlex
@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from twotower.pipeline import cli
+from twotower.serving.server.options import parse_flags
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "BUILD.md")
+DOCUMENTS = ("README.md", "BUILD.md", "docs/your-data.md", "docs/serving.md", "serving/client/README.md")
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What commands make; a fresh clone has none of it.
 MADE = re.compile(r"(\.venv|build|out|examples/\w+/data)(/|$)")
@@ -18,12 +19,17 @@ SOURCE_NAME = re.compile(r"Makefile|[\w-]+\.(py|sh|toml|lock|proto|j2|md)")
 
 
 @pytest.fixture(scope="module", params=DOCUMENTS)
-def text(request: pytest.FixtureRequest) -> str:
-    return (ROOT / str(request.param)).read_text(encoding="utf-8")
+def document(request: pytest.FixtureRequest) -> Path:
+    return ROOT / str(request.param)
 
 
 @pytest.fixture(scope="module")
-def both() -> str:
+def text(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def everything() -> str:
     return "\n".join((ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS)
 
 
@@ -98,23 +104,23 @@ make: no
     assert spans(text) == ["make demo", "twotower run"]
 
 
-def test_every_make_target_exists(both: str) -> None:
-    found = commands("make", [*fenced_lines(both), *spans(both)])
+def test_every_make_target_exists(everything: str) -> None:
+    found = commands("make", [*fenced_lines(everything), *spans(everything)])
     assert found
     for arguments in found:
         done = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"make {shlex.join(arguments)}: {done.stderr}"
 
 
-def test_every_command_in_a_block_parses(both: str) -> None:
-    found = commands("twotower", fenced_lines(both))
+def test_every_command_in_a_block_parses(everything: str) -> None:
+    found = commands("twotower", fenced_lines(everything))
     assert found
     for arguments in found:
         assert parses(arguments), f"`twotower {shlex.join(arguments)}` does not parse"
 
 
-def test_every_subcommand_in_the_text_exists(both: str) -> None:
-    for arguments in commands("twotower", spans(both)):
+def test_every_subcommand_in_the_text_exists(everything: str) -> None:
+    for arguments in commands("twotower", spans(everything)):
         assert parses([arguments[0], "--help"]), f"twotower has no subcommand {arguments[0]}"
 
 
@@ -127,15 +133,22 @@ def test_every_path_exists(text: str) -> None:
             assert list(ROOT.glob(path.rstrip("/"))), f"{path} does not exist"
 
 
-def test_paths_are_found(both: str) -> None:
-    assert {"/" in path for path in paths(both)} == {False, True}
+def test_paths_are_found(everything: str) -> None:
+    assert {"/" in path for path in paths(everything)} == {False, True}
 
 
-def test_every_internal_link_resolves(text: str) -> None:
+def test_every_internal_link_resolves(document: Path, text: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", text)):
         if re.match(r"[a-z]+:", target):
             continue
         file, _, anchor = target.partition("#")
-        linked = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else text
-        assert (ROOT / file).exists(), f"the link {target} leads to no file"
-        assert not anchor or anchor in anchors(linked), f"no heading for the link {target}"
+        linked = document.parent / file if file else document
+        assert linked.exists(), f"the link {target} leads to no file"
+        assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), f"no heading for the link {target}"
+
+
+def test_the_model_server_parses_its_commands(everything: str) -> None:
+    found = commands("twotower-model-server", fenced_lines(everything))
+    assert found
+    for arguments in found:
+        assert parse_flags(arguments).model_base_path

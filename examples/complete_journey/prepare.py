@@ -9,7 +9,6 @@ data's own README calls it simulated data for education, not to be used for rese
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def main() -> None:
     for name, table in found.items():
         partial = options.out / f".{name}.partial"
         table.to_parquet(partial, index=False)
-        os.replace(partial, options.out / f"{name}.parquet")
+        partial.replace(options.out / f"{name}.parquet")
         print(f"{options.out / name}.parquet: {len(table):,} rows")
 
 

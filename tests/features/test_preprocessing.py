@@ -88,7 +88,10 @@ USERS: list[dict[str, Any]] = [
 def parsed(examples: list[dict[str, Any]]) -> dict[str, tf.SparseTensor]:
     types = preprocessing.raw_feature_types(SPEC)
     serialized = [records.serialize(example) for example in examples]
-    return tf.io.parse_example(serialized, {name: tf.io.VarLenFeature(kind) for name, kind in types.items()})
+    found: dict[str, tf.SparseTensor] = tf.io.parse_example(
+        serialized, {name: tf.io.VarLenFeature(kind) for name, kind in types.items()}
+    )
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -125,8 +125,8 @@ def test_fault_in_an_event_names_its_row(column: str, values: list[Any], message
 
 
 def test_fault_after_dropped_rows_names_the_row_of_the_file() -> None:
-    rows = {name: cells[:3] for name, cells in purchases().items()}
-    rows |= {"quantity": [0, 1, 1], "item": ["a", "b", ""]}
+    rows: dict[str, list[Any]] = {name: cells[:3] for name, cells in purchases().items()}
+    rows["quantity"], rows["item"] = [0, 1, 1], ["a", "b", ""]
     with pytest.raises(InputError, match="row 3, column 'item'"):
         records.events_by_user(chunk(**rows), SPEC)
 
@@ -172,7 +172,7 @@ def test_merged_events_do_not_depend_on_the_order_of_arrival(
 
 
 def items_chunk(**changed: list[Any]) -> Chunk:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "id": ["i1", "i2"],
         "brand": ["b", None],
         "price": [2.5, None],

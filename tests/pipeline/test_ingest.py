@@ -175,11 +175,12 @@ def test_counts_splits_and_lookup(shop: Shop) -> None:
     assert result.lookup("histories") == [
         {
             "user_id": "u1",
+            "features": '{"town": "Ulm"}',
             "item_ids": ["a", "a", "b", "c", "new"],
             "times": [SPLIT - 30, SPLIT - 20, SPLIT - 20, SPLIT, SPLIT + 7],
         },
-        {"user_id": "u2", "item_ids": ["b"], "times": [SPLIT - 1]},
-        {"user_id": "u3", "item_ids": ["a"], "times": [SPLIT + 1]},
+        {"user_id": "u2", "features": "{}", "item_ids": ["b"], "times": [SPLIT - 1]},
+        {"user_id": "u3", "features": "{}", "item_ids": ["a"], "times": [SPLIT + 1]},
     ]
     assert sorted(path.name for path in (result.out / "examples").iterdir()) == [
         "Split-eval", "Split-items", "Split-train",

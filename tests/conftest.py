@@ -1,0 +1,9 @@
+"""Fixtures that several folders share; building them takes seconds, so once a session."""
+
+import pytest
+import tiny_shop
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tiny_shop.Shop:
+    return tiny_shop.build(tmp_path_factory.mktemp("tiny_shop"))

@@ -1,0 +1,258 @@
+"""The whole path on a real subset: tables, pipeline, servables, a server in its own process, the client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from twotower.pipeline.lookup import Customer, People
+from twotower_client import InvalidRequestError, Recommender, UnavailableError
+
+ROOT = Path(__file__).parents[2]
+HOUSEHOLDS = 200
+SCORE_TOLERANCE = 1e-4
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Shop:
+    folder: Path
+    out: Path
+    spec: Path
+    first_log: str
+    log: str
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "twotower.pipeline.cli", *arguments]
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        command = self.command("run", "--spec", str(self.spec), "--out", str(self.out))
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def customers(self, count: int) -> list[Customer]:
+        with np.load(self.answers) as answers:
+            names = sorted(name.decode() for name in answers["users"])
+        return People.of_run(self.out).customers(names[:count])
+
+    @property
+    def answers(self) -> Path:
+        return next(self.out.glob("pipeline/CheckServable/summary/*/recommender.npz"))
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        return {
+            folder.name: sorted(path.name for path in folder.iterdir())
+            for folder in sorted((self.out / "serving").iterdir())
+        }
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A run over 200 households that was killed while training, and then run again to its end."""
+    folder = tmp_path_factory.mktemp("shop")
+    data = folder / "data"
+    example = ROOT / "examples" / "complete_journey"
+    prepare = [sys.executable, str(example / "prepare.py"), "--out", str(data), "--households", str(HOUSEHOLDS)]
+    subprocess.run(prepare, check=True, capture_output=True)
+    bought = pd.read_parquet(data / "purchases.parquet", columns=["product_id"]).product_id.unique()
+    products = pd.read_parquet(data / "products.parquet")
+    never = products[~products.product_id.isin(bought)].head(500)
+    pd.concat([products[products.product_id.isin(bought)], never]).to_parquet(data / "products.parquet", index=False)
+    spec = yaml.safe_load((example / "spec.yaml").read_text())
+    spec["retrieval"] = {"epochs": 1, "events_per_epoch": 40_000, "embedding_dim": 32}
+    spec["ranking"] = {"epochs": 8, "snapshots": 4, "learning_rate": 0.005}
+    spec["serving"] = {"exact_below": 1000}
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    shop = Shop(folder, folder / "out", folder / "spec.yaml", "", "")
+    first_log = run_until(shop, "Trainer.retrieval")
+    done = shop.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Shop(shop.folder, shop.out, shop.spec, first_log, done.stdout)
+
+
+def run_until(shop: Shop, step: str) -> str:
+    """Start a run and kill it, with -9, as soon as it says that it is in ``step``."""
+    command = shop.command("run", "--spec", str(shop.spec), "--out", str(shop.out))
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout is not None
+    said = ""
+    for line in run.stdout:
+        said += line
+        if step in line:
+            time.sleep(2)
+            os.killpg(run.pid, signal.SIGKILL)
+            break
+    run.wait()
+    return said
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
+def serve(shop: Shop, port: int) -> subprocess.Popen[str]:
+    folder = str(shop.out / "serving" / "recommender")
+    server = subprocess.Popen(
+        shop.command("serve", "--model-dir", folder, "--port", str(port)), stdout=subprocess.PIPE, text=True
+    )
+    with Recommender(f"localhost:{port}") as client:
+        client.wait_until_ready(timeout=60)
+    return server
+
+
+@pytest.fixture(scope="module")
+def server(shop: Shop, port: int) -> Iterator[subprocess.Popen[str]]:
+    process = serve(shop, port)
+    yield process
+    process.terminate()
+    assert process.wait(timeout=30) == 0
+
+
+def statuses(log: str) -> dict[str, str]:
+    """Each step's status, read off the lines that a person sees."""
+    found = re.findall(r"^\s*\d+/\d+ (\S+)\n(?:    \S.*\n)*      (ran|cached|failed) in", log, re.MULTILINE)
+    return dict(found)
+
+
+def test_a_killed_run_goes_on_at_the_step_it_was_in(shop: Shop) -> None:
+    before, after = statuses(shop.first_log), statuses(shop.log)
+    assert list(before.values()) == ["ran"] * 5
+    assert {after[step] for step in before} == {"cached"}
+    assert after["Trainer.retrieval"] == "ran"
+    assert after["Pusher"] == "ran"
+
+
+def test_both_servables_are_pushed_as_one_version(shop: Shop) -> None:
+    versions = shop.versions
+    assert set(versions) == {"recommender", "recommender_portable"}
+    assert versions["recommender"] == versions["recommender_portable"]
+    [version] = versions["recommender"]
+    assert f"pushed as version {version}" in shop.log
+    card = json.loads((shop.out / "serving/recommender" / version / "assets.extra/model_card.json").read_text())
+    assert card["index"] == "scann"
+    assert set(card["signatures"]) == {
+        "recommend", "retrieve", "rank", "similar_items", "embed_query", "embed_items",
+    }  # fmt: skip
+
+
+def test_a_run_with_nothing_changed_comes_from_the_cache(shop: Shop) -> None:
+    before = shop.versions
+    again = shop.run()
+    assert again.returncode == 0
+    assert set(statuses(again.stdout).values()) == {"cached"}
+    assert shop.versions == before
+
+
+def test_the_terminal_is_ours(shop: Shop) -> None:
+    assert "tensorflow" not in shop.log
+    assert "WARNING" not in shop.log
+    assert "epoch 1/1" in shop.log
+
+
+def test_the_report_tells_the_run(shop: Shop) -> None:
+    page = (shop.out / "report.html").read_text()
+    for part in ("bought most often", "popularity", "quantity of 0", "Trainer.ranking", "simulated data", "scann"):
+        assert part in page
+
+
+def test_offline_and_served_lists_are_equal(shop: Shop, server: subprocess.Popen[str], port: int) -> None:
+    spec = yaml.safe_load(shop.spec.read_text())
+    start = int(pd.Timestamp(spec["split"]["test_from"], tz="UTC").timestamp())
+    with np.load(shop.answers) as answers:
+        offline = {
+            name.decode(): ([item.decode() for item in items], scores)
+            for name, items, scores in zip(answers["users"], answers["recommend"], answers["scores"], strict=True)
+        }
+    k = len(next(iter(offline.values()))[0])
+    with Recommender(f"localhost:{port}", timeout=20) as client:
+        for customer in shop.customers(50):
+            past = [event for event in zip(customer.items, customer.times, strict=True) if event[1] < start]
+            served = client.recommend(customer.user_id, past, k=k, user=customer.features, time=start)
+            items, scores = offline[customer.user_id]
+            assert [item.item_id for item in served.items] == [item for item in items if item]
+            np.testing.assert_allclose(
+                [item.score for item in served.items], scores[: len(served.items)], atol=SCORE_TOLERANCE
+            )
+
+
+def test_events_after_the_request_change_nothing(shop: Shop, server: subprocess.Popen[str], port: int) -> None:
+    customer = shop.customers(1)[0]
+    moment = customer.times[len(customer.times) // 2]
+    events = list(zip(customer.items, customer.times, strict=True))
+    with Recommender(f"localhost:{port}", timeout=20) as client:
+        everything = client.recommend(customer.user_id, events, time=moment)
+        past = client.recommend(customer.user_id, [event for event in events if event[1] < moment], time=moment)
+    assert [item.item_id for item in everything.items] == [item.item_id for item in past.items]
+
+
+def test_what_a_client_may_rely_on(shop: Shop, server: subprocess.Popen[str], port: int) -> None:
+    customer = shop.customers(1)[0]
+    events = list(zip(customer.items, customer.times, strict=True))
+    with Recommender(f"localhost:{port}", timeout=20) as client:
+        answer = client.recommend(customer.user_id, events, k=20)
+        names = [item.item_id for item in answer.items]
+        assert len(set(names)) == 20
+        assert set(answer.items[0].scores) == {"bought", "quantity"}
+        without = client.recommend(customer.user_id, events, k=20, exclude=names[:10])
+        assert not set(names[:10]) & {item.item_id for item in without.items}
+        ranked = client.rank(customer.user_id, events, candidates=names[::-1])
+        assert [item.item_id for item in ranked.items] == names
+        assert len(client.recommend("nobody", k=5).items) == 5
+        assert len(client.recommend("nobody", [("no such item", 1_500_000_000)], k=5).items) == 5
+        assert len(client.similar_items(names[0], k=5).items) == 5
+        assert client.similar_items("no such item", k=5).items == ()
+        for k in (0, 10_000_000):
+            with pytest.raises(InvalidRequestError, match="k: expected 1 to"):
+                client.recommend(customer.user_id, k=k)
+        with pytest.raises(InvalidRequestError, match="did you mean 'income'"):
+            client.recommend(customer.user_id, user={"incom": "35-49K"})
+
+
+def test_the_command_line_asks(shop: Shop, server: subprocess.Popen[str], port: int) -> None:
+    customer = shop.customers(1)[0]
+    asked = ("--out", str(shop.out), "--server", f"localhost:{port}")
+    for arguments in (("recommend", "--user", customer.user_id), ("similar", "--item", customer.items[-1])):
+        done = subprocess.run(shop.command(*arguments, *asked), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "rank" in done.stdout
+    unknown = subprocess.run(
+        shop.command("similar", "--item", "none", *asked), capture_output=True, text=True, check=False
+    )
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("twotower: item 'none': not in the catalogue of")
+
+
+def test_a_killed_server_is_an_error_and_comes_back(shop: Shop) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = int(free.getsockname()[1])
+    process = serve(shop, port)
+    with Recommender(f"localhost:{port}", timeout=10) as client:
+        assert client.recommend("nobody").items
+        process.kill()
+        process.wait()
+        with pytest.raises(UnavailableError):
+            client.recommend("nobody", timeout=2)
+        again = serve(shop, port)
+        client.wait_until_ready(timeout=60)
+        assert client.recommend("nobody").items
+    again.terminate()
+    assert again.wait(timeout=30) == 0
