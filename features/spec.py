@@ -298,6 +298,14 @@ class Spec(_Section):
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
 
+    @pydantic.model_validator(mode="after")
+    def _context_times_have_no_column(self) -> Spec:
+        for name, feature in self.context.items():
+            if isinstance(feature, TimeFeature) and feature.column is not None:
+                found = f"context.{name}: found column '{feature.column}'"
+                raise ValueError(f"{found}, expected none: a time in the context is the request's own")
+        return self
+
     @property
     def user_features(self) -> Mapping[str, Feature]:
         """Features of the users table by name; none without one."""

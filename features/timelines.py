@@ -81,8 +81,8 @@ class Timelines:
         starts_group[1:] = np.diff(self.times) != 0
         starts_group[self.offsets[:-1][self.lengths > 0]] = True
         group = np.cumsum(starts_group) - 1
-        firsts: Int64 = np.flatnonzero(starts_group)
-        return firsts[group]
+        own: Int64 = np.flatnonzero(starts_group)[group]
+        return own
 
     def first_purchases(self) -> npt.NDArray[np.bool_]:
         """[events] true where the user has no earlier event with the item (the same basket's do not count)."""

@@ -49,8 +49,8 @@ def recommend(server: str, model_name: str, out: Path, user: str, k: int, exclud
     lately = Table(title="Bought lately", title_justify="left")
     for heading in ("day", "product", "what it is"):
         lately.add_column(heading)
-    for item, time in recent:
-        lately.add_row(day(time), item, texts.get(item, ""))
+    for item_id, time in recent:
+        lately.add_row(day(time), item_id, texts.get(item_id, ""))
     console.print(Columns([listed, lately] if recent else [listed]))
     return 0
 

@@ -16,11 +16,12 @@ from twotower.models.queries import Queries
 from twotower.models.transformed import Transformed
 from twotower.pipeline.artifacts import CandidateIndex
 from twotower.serving.index import build_index
+from twotower.serving.index.build import Kind
 from twotower.serving.index.export import IndexExport
 
 progress = logging.getLogger("twotower.progress")
 
-KINDS = ("scann", "portable")
+KINDS: tuple[Kind, ...] = ("scann", "portable")
 RECALL_AT = 100
 QUERIES = 500
 

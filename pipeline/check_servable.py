@@ -51,7 +51,7 @@ def CheckServable(  # noqa: N802 (a component's name)
     k = min(len(rows), max(whole.ranking.candidates, whole.evaluation.cutoff))
     found: list[scores.Score] = []
 
-    def judge(name: str, folder: Path) -> None:
+    def judge(name: str, folder: Path, first_stage: bool = False) -> None:
         out = Path(summary.uri, f"{name.replace(' ', '_')}.npz")
         progress.info(f"asking {name} for {len(asked):,} users' lists")
         _ask(folder, raw, out, whole.split.start, k)
@@ -61,11 +61,12 @@ def CheckServable(  # noqa: N802 (a component's name)
             for kind, array in lists.items():
                 array[places] = _as_rows(answers[kind], rows)
         found.extend(scores.score(name, sets, lambda p, task: p.evaluate_lists(lists["recommend"], task)))
-        stage = scores.score(f"{name}: first stage", sets, lambda p, task: p.evaluate_lists(lists["retrieve"], task))
-        found.extend(stage)
+        if first_stage:
+            stage = f"{name}: first stage"
+            found.extend(scores.score(stage, sets, lambda p, task: p.evaluate_lists(lists["retrieve"], task)))
 
     served, other = whole.serving.index, {"scann": "portable", "portable": "scann"}[whole.serving.index]
-    judge("recommender", Path(servables.uri, served))
+    judge("recommender", Path(servables.uri, served), first_stage=True)
     judge(f"recommender ({other} index)", Path(servables.uri, other))
     blessings.write(infra_blessing, True, "both servables answered in fresh processes")
     previous = newest_version(Path(push_folder, whole.serving.model_name))

@@ -105,7 +105,7 @@ def tables(spec: Spec, found: Sequence[scores.Score]) -> list[MetricTable]:
             made.append(
                 MetricTable(
                     title=f"{title}: {chosen.name}",
-                    caption=f"{rows[0].users:,} users; candidates: {which}; test from {spec.split.test_from}",
+                    caption=f"{rows[0].users:,} users; candidates: {which}; test from {spec.split.test_from:%Y-%m-%d}",
                     columns=[f"Recall@{k}", f"NDCG@{k}", f"MAP@{k}", "Coverage"],
                     rows=[
                         MetricRow(s.model, [s.recall, s.ndcg, s.map, s.coverage], s.model not in BASELINES)

@@ -8,7 +8,7 @@ from tfx import v1 as tfx
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
-from twotower.features.records import serialize
+from twotower.features.records import Record, serialize
 from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
 from twotower.models.queries import Queries
@@ -52,7 +52,7 @@ def ScoreRanking(  # noqa: N802 (a component's name)
                 own = asked.history.items[asked.history.offsets[lists.users[row]] : lists.cuts[row]]
                 repeat = np.isin(lists.candidates[row], own)
                 for column in np.flatnonzero(lists.weight[row] > 0):
-                    record = {
+                    record: Record = {
                         "bought": [float(lists.bought[row, column])],
                         "bought_probability": [float(scores["bought"][place, column])],
                         "weight": [float(lists.weight[row, column])],

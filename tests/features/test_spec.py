@@ -378,3 +378,12 @@ def test_format_of_the_spec_wins_and_an_unknown_ending_needs_it() -> None:
     for name in ("a.txt", "a", "a.gz"):
         with pytest.raises(InputError, match=f"^{name}: unknown ending; expected one of .csv, .parquet"):
             spec.Source(path=name).file_format(Path(name))
+
+
+def test_a_time_in_the_context_has_no_column() -> None:
+    text = (
+        "name: tiny\ninteractions: {path: p.csv, user: u, item: i, time: t}\nsplit: {test_from: 2024-01-15}\n"
+        "context: {hour: {kind: time, part: hour, column: t}}\n"
+    )
+    with pytest.raises(InputError, match=r"context\.hour: found column 't', expected none"):
+        spec.parse(text, where="spec.yaml", base=Path())

@@ -220,7 +220,7 @@ def test_what_a_client_may_rely_on(shop: Shop, server: subprocess.Popen[str], po
         assert len(client.similar_items(names[0], k=5).items) == 5
         assert client.similar_items("no such item", k=5).items == ()
         for k in (0, 10_000_000):
-            with pytest.raises(InvalidRequestError, match="k: expected 1 to"):
+            with pytest.raises(InvalidRequestError, match="k: expected"):
                 client.recommend(customer.user_id, k=k)
         with pytest.raises(InvalidRequestError, match="did you mean 'income'"):
             client.recommend(customer.user_id, user={"incom": "35-49K"})
