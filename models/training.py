@@ -7,6 +7,7 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 progress = logging.getLogger("twotower.progress")
@@ -23,26 +24,27 @@ class Progress(tf.keras.callbacks.Callback):
         self._folder = Path(folder)
         self._curve: list[dict[str, float]] = []
         self._epoch = 0
+        self._losses: list[float] = []
         self._started = self._said = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Remember the epoch."""
         del logs
-        self._epoch, self._started = epoch, time.monotonic()
+        self._epoch, self._started, self._losses = epoch, time.monotonic(), []
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Say the step and the loss so far."""
+        """Say the step and the epoch's mean loss so far."""
+        self._losses.append((logs or {})["loss"])
         if time.monotonic() - self._said > 5:
             self._said = time.monotonic()
-            loss = (logs or {}).get("loss", float("nan"))
-            progress.info(
-                "epoch %d/%d  step %d/%d  loss %.4f", self._epoch + 1, self._epochs, batch + 1, self._steps, loss
-            )
+            mean = np.mean(self._losses)
+            progress.info(f"epoch {self._epoch + 1}/{self._epochs}  step {batch + 1}/{self._steps}  loss {mean:.4f}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Say the epoch's loss and speed."""
         seconds = time.monotonic() - self._started
-        values = {name: float(value) for name, value in (logs or {}).items()}
+        # TFRS logs the last batch's loss; the mean says how the epoch went.
+        values = {name: float(value) for name, value in (logs or {}).items()} | {"loss": float(np.mean(self._losses))}
         self._curve.append({"epoch": epoch + 1.0, **values})
         shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("loss", "auc") if name in values)
         rate = self._steps * self._examples / seconds
