@@ -235,9 +235,10 @@ class Retrieval(_Section):
     id_dropout: float = Field(0.3, ge=0, lt=1)
     min_id_count: Positive = 5
     batch_size: int = Field(1024, gt=1)
-    epochs: Positive = 2
+    epochs: Positive = 3
     events_per_epoch: Positive = 100_000
-    learning_rate: float = Field(0.001, gt=0)
+    learning_rate: float = Field(0.002, gt=0)
+    affinity_weight: float = Field(0.5, gt=0, le=1)
 
 
 class Ranking(_Section):

@@ -49,6 +49,7 @@ def build_towers(
         events.log_prior,
         units=choice.tower_units,
         dim=choice.embedding_dim,
+        affinity_weight=choice.affinity_weight,
     )
     return query, candidate
 

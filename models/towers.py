@@ -60,8 +60,10 @@ class CandidateTower(tf.keras.Model):
         *,
         units: Sequence[int],
         dim: int,
+        affinity_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        self._affinity_weight = affinity_weight
         self._log_prior = tf.Variable(log_prior, trainable=False, name="log_prior")
         self.item_ids = item_ids
         self.encoder = FeatureEncoder(encodings)
@@ -75,7 +77,9 @@ class CandidateTower(tf.keras.Model):
         for layer in self.hidden:
             hidden = layer(hidden)
         prior = tf.gather(self._log_prior, features["item_id"])[:, tf.newaxis]
-        return tf.concat([self.project(hidden) + ids, prior], axis=1)
+        # Affinities learnt from few purchases are overstated: what is served is shrunk towards the prior.
+        weight = 1.0 if training else self._affinity_weight
+        return tf.concat([weight * (self.project(hidden) + ids), prior], axis=1)
 
 
 class HistoryItems(tf.keras.layers.Layer):

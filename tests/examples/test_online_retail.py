@@ -10,7 +10,7 @@ import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from twotower.features import spec
-from twotower.pipeline import ingest
+from twotower.pipeline import cli, ingest
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "examples" / "online_retail" / "spec.yaml"
@@ -111,3 +111,27 @@ def test_the_whole_file_is_the_one_that_the_published_results_are_about(lines: p
     shop = spec.load(SPEC)
     assert shop.split.start == int(SPLIT.timestamp())
     assert {candidates.min_users for candidates in shop.evaluation.candidates} == {0, 10}
+
+
+@pytest.mark.slow
+def test_the_same_pipeline_runs_with_nothing_but_its_own_spec(part: pd.DataFrame, tmp_path: Path) -> None:
+    part.to_parquet(tmp_path / "part.parquet", index=False)
+    command = [
+        "run",
+        "--spec",
+        str(SPEC),
+        "--interactions",
+        str(tmp_path / "part.parquet"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    # A few hundred customers need not beat popularity; what is not blessed is not pushed, and that is said.
+    status = cli.main(command)
+    assert status in (0, 3)
+    pushed = sorted(path.name for path in (tmp_path / "out" / "serving" / "recommender").iterdir())
+    assert len(pushed) == (1 if status == 0 else 0)
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "no customer (guest orders)" in report
+    assert "bought most often" in report
+    for model in ("scann", "portable"):
+        assert list((tmp_path / "out" / "pipeline").glob(f"Compose/servables/*/{model}/saved_model.pb"))

@@ -135,3 +135,13 @@ class TestCandidateTower:
         )
         np.testing.assert_array_equal(same[0], same[1])
         assert not np.allclose(other[0], other[1])
+
+
+def test_served_affinities_are_shrunk_and_the_prior_is_not() -> None:
+    prior = np.arange(N_ITEMS + 1, dtype=np.float32)
+    tower = CandidateTower([], ids(), prior, units=[4], dim=4, affinity_weight=0.25)
+    rows = {"item_id": tf.range(N_ITEMS + 1, dtype=tf.int64)}
+    trained, served = tower(rows, training=True).numpy(), tower(rows, training=False).numpy()
+    np.testing.assert_allclose(served[:, :-1], 0.25 * trained[:, :-1], rtol=1e-6)
+    np.testing.assert_array_equal(served[:, -1], prior)
+    np.testing.assert_array_equal(trained[:, -1], prior)
