@@ -16,7 +16,7 @@ from twotower.pipeline.lookup import Customer, People, day
 from twotower_client import Recommender, RecommenderError, UnavailableError
 
 SHOWN = 10
-WIDTH = 120
+WIDTH = 140
 DESCRIPTION = 30
 # The first answer after a start may wait for the model.
 TIMEOUT = 10.0
@@ -94,4 +94,5 @@ def _table(title: str, *headings: str) -> Table:
 def _explained(server: str, error: RecommenderError) -> InputError:
     if isinstance(error, UnavailableError):
         return InputError(f"{server}: no model server answers there (start one: twotower serve --model-dir DIR)")
-    return InputError(f"{server}: {error}")
+    # TensorFlow appends the place in its graph on lines of their own.
+    return InputError(f"{server}: {str(error).splitlines()[0]}")

@@ -9,7 +9,6 @@ from tfx import v1 as tfx
 from tfx.orchestration import metadata
 from tfx.types import channel
 
-from twotower.features import spec as specs
 from twotower.features.spec import Spec
 from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
@@ -127,19 +126,12 @@ def eval_config(min_auc: float) -> tfma.EvalConfig:
 
 
 def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
-    """The spec for a step: the model sections that it does not read are left at their defaults.
+    """The spec for a step, without the sections that it does not read.
 
     So a changed ranker does not undo the cache of the steps before it.
     """
-    defaults = {
-        "retrieval": specs.Retrieval(),
-        "ranking": specs.Ranking(),
-        "evaluation": specs.Evaluation(),
-        "serving": specs.Serving(),
-        "schema_file": None,
-    }
-    reset = {name: value for name, value in defaults.items() if name not in keep}
-    return str(spec.model_copy(update=reset).model_dump_json(by_alias=True))
+    sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file"}
+    return str(spec.model_dump_json(by_alias=True, exclude=sections - set(keep)))
 
 
 def _trainer(
