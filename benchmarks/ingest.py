@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -45,11 +46,12 @@ def ours(data: Path, out: Path, mode: str) -> Callable[[], object]:
 
 def tfx_example_gen(data: Path, out: Path) -> Callable[[], object]:
     from tfx import v1 as tfx
+    from tfx.components import FileBasedExampleGen
     from tfx.components.example_gen.custom_executors import parquet_executor
     from tfx.dsl.components.base import executor_spec
     from tfx.orchestration import metadata
 
-    generator = tfx.components.FileBasedExampleGen(
+    generator = FileBasedExampleGen(
         input_base=str(data),
         input_config=tfx.proto.Input(splits=[tfx.proto.Input.Split(name="all", pattern="purchases.parquet")]),
         custom_executor_spec=executor_spec.BeamExecutorSpec(parquet_executor.Executor),
@@ -92,8 +94,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         purchases = pq.read_table(options.data / "purchases.parquet")
-        # Every n-th row keeps all households and the whole year.
-        step = max(1, purchases.num_rows // options.rows)
+        # Evenly spread rows keep all households and the whole year.
+        kept = np.linspace(0, purchases.num_rows - 1, min(options.rows, purchases.num_rows)).astype(np.int64)
         pq.write_table(
             purchases.take(list(range(0, purchases.num_rows, step))[: options.rows]), data / "purchases.parquet"
         )
