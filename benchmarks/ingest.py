@@ -96,9 +96,7 @@ def main() -> None:
         purchases = pq.read_table(options.data / "purchases.parquet")
         # Evenly spread rows keep all households and the whole year.
         kept = np.linspace(0, purchases.num_rows - 1, min(options.rows, purchases.num_rows)).astype(np.int64)
-        pq.write_table(
-            purchases.take(list(range(0, purchases.num_rows, step))[: options.rows]), data / "purchases.parquet"
-        )
+        pq.write_table(purchases.take(kept), data / "purchases.parquet")
         for name in ("products", "households"):
             (data / f"{name}.parquet").symlink_to((options.data / f"{name}.parquet").absolute())
         for case in (*MODES, "tfx"):
