@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
@@ -96,6 +97,10 @@ def main() -> None:
         purchases = pq.read_table(options.data / "purchases.parquet")
         # Evenly spread rows keep all households and the whole year.
         kept = np.linspace(0, purchases.num_rows - 1, min(options.rows, purchases.num_rows)).astype(np.int64)
+        # The rival takes no timestamps; both get unix seconds.
+        place = purchases.schema.get_field_index("transaction_timestamp")
+        seconds = purchases.column(place).cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+        purchases = purchases.set_column(place, "transaction_timestamp", seconds)
         pq.write_table(purchases.take(kept), data / "purchases.parquet")
         for name in ("products", "households"):
             (data / f"{name}.parquet").symlink_to((options.data / f"{name}.parquet").absolute())
