@@ -79,7 +79,8 @@ def summarize(spec: Spec, spec_text: str, out: Path, steps: Sequence[Step]) -> R
         tables=tables(spec, load_scores(outputs)),
         users=_examples(spec, outputs),
         steps=steps,
-        peak_memory_mb=_peak_memory_mb(),
+        # This process's; ru_maxrss is in KiB on Linux. A child's would count what it shares with us at its start.
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
         spec=spec_text,
     )
@@ -166,10 +167,3 @@ def _examples(spec: Spec, outputs: Outputs) -> list[UserExample]:
             )
         )
     return made
-
-
-def _peak_memory_mb() -> float:
-    """An upper bound: this process's peak and the largest child's (the check's), as if both were at once."""
-    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    # ru_maxrss is in KiB on Linux.
-    return sum(peaks) / 1024
