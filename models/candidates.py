@@ -36,6 +36,11 @@ class TowerRetriever:
         features = self._queries.features(tf.constant(users), tf.constant(cuts), tf.constant(times), self._length)
         return np.asarray(self._towers.query(features))
 
+    def embed_latest(self, users: Int64, time: int) -> Float32:
+        """Query embeddings [b, dim] of users [b] at one time, with their whole histories."""
+        ends = self._queries.history_ends(users)
+        return self.embed(users, ends, np.full(len(users), time))
+
     def best(self, k: int) -> Retrieve:
         """A function from users, cuts and times to the best ``k`` items of each, exactly."""
 

@@ -14,7 +14,8 @@ from twotower.features.preprocessing import time_part
 from twotower.features.spec import Spec, TimeFeature
 from twotower.models.tables import Users
 
-DAY = 86_400.0
+# Seconds.
+DAY = 86_400
 
 Int64 = npt.NDArray[np.int64]
 
@@ -49,6 +50,11 @@ class Queries:
             ],
             dtype=np.int64,
         )
+
+    def history_ends(self, users: Int64) -> Int64:
+        """[b] end of each user's whole history, as a row of the timelines."""
+        ends: Int64 = self._users.history.offsets[users + 1]
+        return ends
 
     def features(
         self, users: tf.Tensor, cuts: tf.Tensor, times: tf.Tensor, length: int, events: tf.Tensor | None = None

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from twotower.features.spec import Spec
-from twotower.models.queries import Queries
+from twotower.models.queries import DAY, Queries
 from twotower.models.ranking import item_statistics
 from twotower.models.tables import Users
 
@@ -73,7 +73,7 @@ def build_lists(
     choice = spec.ranking
     random = np.random.default_rng(seed)
     queries = Queries(spec, users, n_items)
-    history, horizon = users.history, choice.horizon_days * 86_400
+    history, horizon = users.history, choice.horizon_days * DAY
     rows: list[tuple[int, int, int, int]] = []
     lists: list[tuple[Int32, Float32, Float32, Float32]] = []
     for number, time in enumerate(snapshots):

@@ -10,7 +10,7 @@ from tfx import v1 as tfx
 from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
 from twotower.models.exports import RankingExport
-from twotower.models.queries import Queries
+from twotower.models.queries import DAY, Queries
 from twotower.models.ranking import Ranking, RankingNetwork, item_statistics
 from twotower.models.ranking_lists import build_lists, training_dataset
 from twotower.models.training import Progress, progress
@@ -25,9 +25,8 @@ def run_fn(fn_args: tfx.components.FnArgs) -> None:
     catalogue, train = data.catalogue(), data.users("train")
     queries = Queries(spec, train, len(catalogue))
     retriever = TowerRetriever(fn_args.base_model, catalogue, queries)
-    day = 86_400
     snapshots = [
-        spec.split.start - (choice.horizon_days + number * choice.snapshot_days) * day
+        spec.split.start - (choice.horizon_days + number * choice.snapshot_days) * DAY
         for number in range(choice.snapshots)
     ]
     lists = build_lists(

@@ -19,6 +19,6 @@ class Summary(Artifact):
 
 
 class CandidateIndex(Artifact):
-    """``embeddings.npy`` [items, dim], the SavedModels ``scann`` and ``portable``, and ``recall.json``."""
+    """The SavedModels ``scann`` and ``portable``, each with the catalogue's embeddings inside."""
 
     TYPE_NAME = "TwotowerCandidateIndex"

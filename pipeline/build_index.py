@@ -1,6 +1,5 @@
 """Index: the candidate tower over the whole catalogue, searched by ScaNN and by plain TensorFlow."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def BuildIndex(  # noqa: N802 (a component's name)
     index: tfx.dsl.components.OutputArtifact[CandidateIndex],
     spec: tfx.dsl.components.Parameter[str],
 ) -> None:
-    """Embed every item once and save both indexes, with their recall against exact search on real queries."""
+    """Embed every item once and save both indexes; say their recall against exact search on real queries."""
     whole = Spec.model_validate_json(spec)
     data = Transformed(whole, transform_graph.uri, transformed_examples.uri)
     catalogue, users = data.catalogue(), data.users("train")
@@ -42,20 +41,15 @@ def BuildIndex(  # noqa: N802 (a component's name)
         path_utils.serving_model_path(model.uri), catalogue, Queries(whole, users, len(catalogue))
     )
     rows = np.random.default_rng(whole.seed).permutation(len(users))[:QUERIES]
-    ends = users.history.offsets[rows + 1]
-    queries = retriever.embed(rows, ends, np.full(len(rows), whole.split.start))
-    np.save(Path(index.uri, "embeddings.npy"), retriever.items)
+    queries = retriever.embed_latest(rows, whole.split.start)
     k = min(RECALL_AT, len(catalogue))
     truth = np.argpartition(-(queries @ retriever.items.T), k - 1, axis=1)[:, :k]
-    measured = {}
     for kind in KINDS:
         built = build_index(
             retriever.items, kind, seed=whole.seed, queries=queries, exact_below=whole.serving.exact_below
         )
         _, found = built.search(tf.constant(queries), tf.constant(k))
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(truth, found.numpy(), strict=True))
-        measured[kind] = hits / truth.size
-        progress.info(f"{kind} index of {len(catalogue):,} items, recall@{k} {measured[kind]:.4f}")
+        progress.info(f"{kind} index of {len(catalogue):,} items, recall@{k} {hits / truth.size:.4f}")
         options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
         tf.saved_model.save(IndexExport(built), str(Path(index.uri, kind)), options=options)
-    Path(index.uri, "recall.json").write_text(json.dumps(measured), encoding="utf-8")

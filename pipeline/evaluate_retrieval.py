@@ -41,8 +41,7 @@ def EvaluateRetrieval(  # noqa: N802 (a component's name)
     often = BoughtMostOften(train.history, asked.history, n_items)
 
     def towers(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        ends = asked.history.offsets[rows + 1]
-        return retriever.embed(rows, ends, np.full(len(rows), whole.split.start)) @ retriever.items.T
+        return retriever.embed_latest(rows, whole.split.start) @ retriever.items.T
 
     found = [
         *scores.score("popularity", sets, lambda p, task: p.evaluate_scores(popularity.score_block, task)),

@@ -64,26 +64,25 @@ def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
 def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
     # Imported here, after the terminal is ours: TFX takes 20 seconds and says a lot.
     with console.status("importing TFX"):
+        from twotower.pipeline.outputs import Outputs
         from twotower.pipeline.pipeline import build
         from twotower.pipeline.run_report import summarize
         from twotower.pipeline.runner import LocalRunner
 
     runner = LocalRunner(console)
     runner.run(build(spec, out))
-    summary = summarize(spec, spec_path.read_text(encoding="utf-8"), out, runner.steps)
+    outputs = Outputs(out, spec.name)
+    summary = summarize(spec, spec_path.read_text(encoding="utf-8"), outputs, runner.steps)
     report = out / "report.html"
     write(summary, report)
-    _link_lookup(spec, out)
+    _link_lookup(outputs.folder("Ingest", "lookup"), out)
     _show(summary, console)
     console.print(f"report: {report}", highlight=False)
     return 0 if summary.passed else NOT_BLESSED
 
 
-def _link_lookup(spec: specs.Spec, out: Path) -> None:
+def _link_lookup(target: Path, out: Path) -> None:
     """Point ``out/lookup`` at the run's lookup tables, so that asking needs no metadata store, and no TFX."""
-    from twotower.pipeline.outputs import Outputs
-
-    target = Outputs(out, spec.name).folder("Ingest", "lookup")
     link = out / ".lookup.partial"
     link.unlink(missing_ok=True)
     link.symlink_to(target.relative_to(out))

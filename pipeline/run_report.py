@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import resource
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -50,9 +49,8 @@ TASK_TITLES = {"all": "All purchases", "new": "Products new to the user"}
 BASELINES = ("popularity", "bought most often")
 
 
-def summarize(spec: Spec, spec_text: str, out: Path, steps: Sequence[Step]) -> RunSummary:
-    """Read the artifacts of the run in ``out``."""
-    outputs = Outputs(out, spec.name)
+def summarize(spec: Spec, spec_text: str, outputs: Outputs, steps: Sequence[Step]) -> RunSummary:
+    """Read the artifacts of a run."""
     counts = json.loads((outputs.folder("Ingest", "summary") / "counts.json").read_text(encoding="utf-8"))
     passed, reason = blessings.read(outputs.artifact("CheckServable", "blessing"))
     pushed = outputs.artifact("Pusher", "pushed_model")

@@ -9,10 +9,9 @@ import tensorflow as tf
 from twotower.features.encoding import PAD, Encoding
 from twotower.features.preprocessing import raw_type, time_part
 from twotower.features.spec import Feature, SequenceFeature, Spec, TimeFeature, VectorFeature
+from twotower.models.queries import DAY
 
 Tensors = Mapping[str, tf.Tensor]
-
-DAY = 86_400.0
 
 
 def raw_spec(prefix: str, features: Mapping[str, Feature]) -> dict[str, tf.TensorSpec]:
