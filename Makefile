@@ -30,7 +30,7 @@ types: setup ## mypy, strict, over the packages, the tests and the scripts
 	ln -s $(addprefix $(CURDIR)/,features models pipeline) $(TYPES)/twotower
 	ln -s $(addprefix $(CURDIR)/,$(filter-out serving/client,$(wildcard serving/*))) $(TYPES)/twotower/serving
 	ln -s $(CURDIR)/serving/client/twotower_client $(TYPES)
-	MYPYPATH=$(TYPES):$$(find tests -type d -not -name __pycache__ | paste -sd:) $(BIN)/mypy \
+	MYPYPATH=$(TYPES):benchmarks:$$(find tests -type d -not -name __pycache__ | paste -sd:) $(BIN)/mypy \
 		$(TYPES) tests benchmarks examples
 
 # The client is our own and only needed for what it requires itself; so is every version that the lock already has.

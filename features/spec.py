@@ -14,21 +14,15 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from twotower.features.errors import InputError
+from twotower.features.model_choices import MultiTask, Ranking, Retrieval, TwoTower
+from twotower.features.section import Column, Name, Positive, Precision, Section
 from twotower.features.spec_errors import explain
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Column = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(gt=0)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class DropRule(_Section):
+class DropRule(Section):
     """Rows to leave out, counted under ``reason``; exactly one condition on one column."""
 
     column: Column
@@ -51,7 +45,7 @@ class DropRule(_Section):
         return self
 
 
-class CategoryFeature(_Section):
+class CategoryFeature(Section):
     """A label. Values seen fewer than ``min_count`` times share the out-of-vocabulary bucket."""
 
     kind: Literal["category"]
@@ -59,7 +53,7 @@ class CategoryFeature(_Section):
     min_count: Positive = 1
 
 
-class NumberFeature(_Section):
+class NumberFeature(Section):
     """A number: standardised (after ``log1p`` where asked), and bucketed into ``buckets`` quantiles."""
 
     kind: Literal["number"]
@@ -68,7 +62,7 @@ class NumberFeature(_Section):
     buckets: Positive = 10
 
 
-class TextFeature(_Section):
+class TextFeature(Section):
     """Free text: lower-cased words, hashed into ``hash_buckets``."""
 
     kind: Literal["text"]
@@ -77,7 +71,7 @@ class TextFeature(_Section):
     max_tokens: Positive = 16
 
 
-class VectorFeature(_Section):
+class VectorFeature(Section):
     """A fixed-length list of numbers: an image, audio or sentence embedding."""
 
     kind: Literal["vector"]
@@ -85,7 +79,7 @@ class VectorFeature(_Section):
     size: Positive
 
 
-class SequenceFeature(_Section):
+class SequenceFeature(Section):
     """Several labels: a list column, or text split at ``separator``."""
 
     kind: Literal["sequence"]
@@ -95,7 +89,7 @@ class SequenceFeature(_Section):
     max_length: Positive = 16
 
 
-class TimeFeature(_Section):
+class TimeFeature(Section):
     """A moment, seen as a label: its hour of the day (UTC), weekday or month."""
 
     kind: Literal["time"]
@@ -110,7 +104,7 @@ Feature = Annotated[
 ContextFeature = Annotated[CategoryFeature | TimeFeature, Field(discriminator="kind")]
 
 
-class Source(_Section):
+class Source(Section):
     """Where a table's rows come from."""
 
     path: str | None = Field(None, min_length=1, description="a file or a glob, relative to the spec")
@@ -198,7 +192,7 @@ class Items(EntityTable):
     """The catalogue; optional. An item without a row is known by id."""
 
 
-class Split(_Section):
+class Split(Section):
     """The last stretch of time is the test; nothing of it reaches training."""
 
     test_from: dt.datetime
@@ -223,66 +217,48 @@ class Split(_Section):
         return None if self.test_days is None else self.start + self.test_days * 86_400
 
 
-class Retrieval(_Section):
-    """The two towers and their training."""
-
-    embedding_dim: int = Field(64, gt=1)
-    tower_units: tuple[Positive, ...] = (128,)
-    history_length: Positive = 100
-    recency_half_life_days: float = Field(30.0, gt=0)
-    logq_correction: bool = True
-    uniform_negatives: int = Field(1024, ge=0)
-    id_dropout: float = Field(0.3, ge=0, lt=1)
-    min_id_count: Positive = 5
-    batch_size: int = Field(1024, gt=1)
-    epochs: Positive = 3
-    events_per_epoch: Positive = 100_000
-    learning_rate: float = Field(0.002, gt=0)
-    affinity_weight: float = Field(0.5, gt=0, le=1)
-
-
-class Ranking(_Section):
-    """The multi-task ranker over retrieved candidates and the user's own items."""
-
-    candidates: Positive = 200
-    history_length: Positive = 2048
-    horizon_days: Positive = 31
-    snapshots: Positive = 6
-    snapshot_days: Positive = 15
-    list_size: int = Field(200, gt=1)
-    units: tuple[Positive, ...] = (64, 32)
-    batch_size: Positive = 32
-    epochs: Positive = 4
-    learning_rate: float = Field(0.002, gt=0)
-    quantity_weight: float = Field(0.1, ge=0)
-
-
-class CandidateSet(_Section):
+class CandidateSet(Section):
     """What an evaluation ranks: the items that at least ``min_users`` users bought before the test."""
 
     name: Name
     min_users: int = Field(ge=0)
 
 
-class Evaluation(_Section):
-    """How the lists are judged, and what a model must reach to be blessed."""
+class Evaluation(Section):
+    """How the lists are judged, and what a model must reach to be blessed; the first cut-off is the main one."""
 
-    cutoff: Positive = 20
+    cutoffs: tuple[Positive, ...] = Field((20, 5, 10), min_length=1)
+    metric: Literal["recall", "precision", "hit_rate", "ndcg", "map", "mrr"] = "ndcg"
+    retrieval_task: Literal["all", "new"] = "new"
     candidates: tuple[CandidateSet, ...] = Field((CandidateSet(name="catalogue", min_users=0),), min_length=1)
     tolerance: float = Field(0.05, ge=0, lt=1)
+    user_slices: tuple[Name, ...] | None = None
+    item_slices: Name | None = None
+    new_item_days: Positive = 30
+    min_slice_users: Positive = 50
+    slice_tolerance: float = Field(0.1, ge=0, lt=1)
+    resamples: Positive = 1000
     min_auc: float = Field(0.6, ge=0, le=1)
     example_users: int = Field(5, ge=0)
 
+    @pydantic.field_validator("cutoffs")
+    @classmethod
+    def _distinct(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(cutoffs)) < len(cutoffs):
+            raise ValueError("expected each cut-off once")
+        return cutoffs
 
-class Serving(_Section):
+
+class Serving(Section):
     """What is pushed and which index ``twotower serve`` picks."""
 
     model_name: Name = "recommender"
     index: Literal["scann", "portable"] = "scann"
     exact_below: int = Field(20_000, ge=0)
+    embeddings: Precision = "float32"
 
 
-class Spec(_Section):
+class Spec(Section):
     """One shop."""
 
     name: Name
@@ -294,10 +270,20 @@ class Spec(_Section):
     context: Mapping[Name, ContextFeature] = Field(default_factory=dict)
     split: Split
     schema_file: str | None = Field(None, min_length=1)
-    retrieval: Retrieval = Retrieval()
-    ranking: Ranking = Ranking()
+    retrieval: Retrieval = TwoTower()
+    ranking: Ranking = MultiTask()
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
+
+    @pydantic.field_validator("retrieval", mode="before")
+    @classmethod
+    def _two_towers_unless_said(cls, value: object) -> object:
+        return {"model": "two_tower", **value} if isinstance(value, dict) else value
+
+    @pydantic.field_validator("ranking", mode="before")
+    @classmethod
+    def _multi_task_unless_said(cls, value: object) -> object:
+        return {"model": "multi_task", **value} if isinstance(value, dict) else value
 
     @pydantic.model_validator(mode="after")
     def _context_times_have_no_column(self) -> Spec:
@@ -305,6 +291,18 @@ class Spec(_Section):
             if isinstance(feature, TimeFeature) and feature.column is not None:
                 found = f"context.{name}: found column '{feature.column}'"
                 raise ValueError(f"{found}, expected none: a time in the context is the request's own")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _slices_are_labels(self) -> Spec:
+        named = [("user_slices", name, self.user_features) for name in self.evaluation.user_slices or ()]
+        if self.evaluation.item_slices is not None:
+            named.append(("item_slices", self.evaluation.item_slices, self.item_features))
+        for key, name, features in named:
+            if not isinstance(features.get(name), CategoryFeature):
+                labels = [label for label, feature in features.items() if isinstance(feature, CategoryFeature)]
+                expected = f"one of {', '.join(labels)}" if labels else "none, for no feature there is one"
+                raise ValueError(f"evaluation.{key}: found '{name}', expected a feature of kind category: {expected}")
         return self
 
     @property

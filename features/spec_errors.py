@@ -39,11 +39,12 @@ def _explain_one(problem: Mapping[str, Any], spec: type[BaseModel]) -> str:
         near = difflib.get_close_matches(location[-1], present, n=1, cutoff=0.6)
         return f"missing key '{key}': found " + (f"'{near[0]}'" if near else _brief(found))
     if problem["type"].startswith("union_tag"):
-        kinds = [typing.get_args(m.model_fields["kind"].annotation)[0] for m in _models(_resolve(spec, location)[1])]
-        kind = found.get("kind")
+        tag = problem["ctx"]["discriminator"].strip("'")
+        kinds = [_kind(model) for model in _models(_resolve(spec, location)[1])]
+        kind = found.get(tag)
         near = difflib.get_close_matches(str(kind), kinds, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"key '{key}.kind': found {_brief(kind)}, expected one of {', '.join(kinds)}{hint}"
+        return f"key '{key}.{tag}': found {_brief(kind)}, expected one of {', '.join(kinds)}{hint}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"key '{key}': found {_brief(found)}; {message[0].lower()}{message[1:]}"
 
@@ -59,12 +60,18 @@ def _resolve(spec: type[BaseModel], location: Sequence[str]) -> tuple[list[str],
     section: Any = spec
     for part in location:
         models = _models(section)
-        if len(models) > 1:  # pydantic names the chosen kind of feature too, which is no key of the file
-            section = next(m for m in models if typing.get_args(m.model_fields["kind"].annotation) == (part,))
+        if len(models) > 1:  # pydantic names the chosen kind of feature or model too, which is no key of the file
+            section = next(m for m in models if _kind(m) == part)
             continue
         keys.append(part)
         section = _step(section, models, part)
     return keys, section
+
+
+def _kind(model: type[BaseModel]) -> str:
+    """What a member of a union calls itself: its ``kind`` or ``model``."""
+    field = model.model_fields.get("kind") or model.model_fields["model"]
+    return str(typing.get_args(field.annotation)[0])
 
 
 def _step(annotation: Any, models: Sequence[type[BaseModel]], part: str) -> Any:

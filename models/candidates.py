@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from twotower.models.protocol import top_k
+from twotower.features.section import Precision
+from twotower.models.quantized import stored
 from twotower.models.queries import Queries
 from twotower.models.ranking_lists import Retrieve
 from twotower.models.tables import Catalogue
+from twotower.models.top_k import top_k
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -29,7 +31,9 @@ class TowerRetriever:
         self._towers = tf.saved_model.load(model)
         self._queries = queries
         self._length = int(self._towers.history_length)
-        self.items = embed_catalogue(self._towers, catalogue)
+        # As an index stores them: what is measured is what is served.
+        precision: Precision = self._towers.precision.numpy().decode()
+        self.items = stored(embed_catalogue(self._towers, catalogue), precision).values()
 
     def embed(self, users: Int64, cuts: Int64, times: Int64) -> Float32:
         """Query embeddings [b, dim] of users [b] at times [b] with the history before cuts [b]."""

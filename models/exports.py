@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from twotower.features.encoding import Encoding
-from twotower.models.ranking import RankingNetwork
-from twotower.models.towers import CandidateTower, QueryTower
+from twotower.features.section import Precision
+from twotower.models.contract import Towers
+from twotower.models.quantized import store_tables
+from twotower.models.ranking_contract import Ranker
 
 
 def feature_signature(encodings: Sequence[Encoding]) -> dict[str, tf.TensorSpec]:
@@ -33,40 +35,43 @@ def query_signature(encodings: Sequence[Encoding]) -> dict[str, tf.TensorSpec]:
 
 
 class TowersExport(tf.Module):
-    """``query(features)`` and ``candidate(features)``, each to [b, dim]."""
+    """``query(features)`` and ``candidate(features)``, each to [b, dim].
+
+    The towers' tables are stored at ``precision`` from now on: they are not trained after this.
+    """
 
     def __init__(
         self,
-        query: QueryTower,
-        candidate: CandidateTower,
+        towers: Towers,
         query_encodings: Sequence[Encoding],
         item_encodings: Sequence[Encoding],
         history_length: int,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
-        self._query, self._candidate = query, candidate
+        store_tables((towers.query, towers.candidate), precision)
+        self._query, self._candidate = towers.query, towers.candidate
         self.history_length = tf.Variable(history_length, trainable=False)
+        self.precision = tf.Variable(precision, trainable=False)
         signature = {"item_id": tf.TensorSpec([None], tf.int64, "item_id"), **feature_signature(item_encodings)}
         self.query = tf.function(self._embed_query, [query_signature(query_encodings)])
         self.candidate = tf.function(self._embed_items, [signature])
 
     def _embed_query(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
-        return self._query(features, training=False)
+        return self._query(features)
 
     def _embed_items(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
-        return self._candidate(features, training=False)
+        return self._candidate(features)
 
 
 class RankingExport(tf.Module):
-    """``score(features, candidates [b, n])`` to the probability of each task, with the statistics of export time."""
+    """``score(features, candidates [b, n])`` to each task's scores [b, n]."""
 
-    def __init__(self, network: RankingNetwork, query_encodings: Sequence[Encoding]) -> None:
+    def __init__(self, ranker: Ranker, query_encodings: Sequence[Encoding]) -> None:
         super().__init__()
-        self._network = network
+        self._ranker = ranker
         candidates = tf.TensorSpec([None, None], tf.int32, "candidates")
         self.score = tf.function(self._score, [query_signature(query_encodings), candidates])
 
     def _score(self, features: dict[str, tf.Tensor], candidates: tf.Tensor) -> dict[str, tf.Tensor]:
-        statistics = tf.gather(self._network.statistics, candidates)
-        scores = self._network(features, candidates, statistics, training=False)
-        return {"bought": tf.sigmoid(scores["bought"]), "quantity": tf.math.expm1(tf.nn.relu(scores["quantity"]))}
+        return self._ranker(features, candidates)

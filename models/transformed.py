@@ -46,6 +46,10 @@ class Transformed:
         """[n] the catalogue's ids as bytes, in vocabulary order."""
         return np.array(self.output.vocabulary_by_name(ITEM_VOCABULARY), dtype=object)
 
+    def names(self, feature: str) -> list[str]:
+        """The known values of a category feature, such as ``user_age``, in the order of their indices."""
+        return [value.decode() for value in self.output.vocabulary_by_name(feature)]
+
     def catalogue(self) -> Catalogue:
         """Every item of the vocabulary, in its order.
 

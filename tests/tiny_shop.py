@@ -45,7 +45,13 @@ SPEC = Spec.model_validate(
         },
         "context": {"store": {"kind": "category"}, "hour": {"kind": "time", "part": "hour"}},
         "split": {"test_from": "2017-12-01"},
-        "retrieval": {"embedding_dim": 6, "tower_units": [8], "history_length": 3, "min_id_count": 1},
+        "retrieval": {
+            "embedding_dim": 6,
+            "graph_factors": 2,
+            "tower_units": [8],
+            "history_length": 3,
+            "min_id_count": 1,
+        },
         "ranking": {"candidates": 4, "history_length": 5, "units": [8]},
     }
 )

@@ -50,7 +50,7 @@ def valid() -> dict[str, Any]:
         "context": {"store": {"kind": "category", "min_count": 2}, "hour": {"kind": "time", "part": "hour"}},
         "split": {"test_from": "2017-12-01", "test_days": 31},
         "schema_file": "schema.pbtxt",
-        "evaluation": {"cutoff": 10, "candidates": [{"name": "all", "min_users": 0}], "tolerance": 0.1},
+        "evaluation": {"cutoffs": [10], "candidates": [{"name": "all", "min_users": 0}], "tolerance": 0.1},
         "serving": {"model_name": "shop", "index": "portable", "exact_below": 10},
     }
 
@@ -160,6 +160,23 @@ def test_key_that_is_near_nothing_lists_the_known_ones() -> None:
         (("split", "test_from"), 20171201, "key 'split.test_from': found 20171201; expected a date or time like"),
         (("evaluation", "candidates"), [], "key 'evaluation.candidates': found []; tuple should have at least 1"),
         (("evaluation", "candidates", 0, "min_users"), -1, "key 'evaluation.candidates.0.min_users': found -1"),
+        (("evaluation", "cutoffs"), [5, 5], "key 'evaluation.cutoffs': found [5, 5]; expected each cut-off once"),
+        (
+            ("evaluation", "metric"),
+            "auc",
+            "key 'evaluation.metric': found 'auc'; input should be 'recall', 'precision'",
+        ),
+        (
+            ("evaluation", "slice_tolerance"),
+            1,
+            "key 'evaluation.slice_tolerance': found 1; input should be less than 1",
+        ),
+        (
+            ("evaluation", "item_slices"),
+            "price",
+            "evaluation.item_slices: found 'price', expected a feature of kind cat",
+        ),
+        (("evaluation", "user_slices"), ["shoe"], "evaluation.user_slices: found 'shoe', expected a feature of kind"),
         (("serving", "index"), "faiss", "key 'serving.index': found 'faiss'; input should be 'scann' or 'portable'"),
     ],
 )
@@ -216,6 +233,44 @@ def test_unknown_kind_of_feature(section: str, kind: object, expected: str) -> N
     features = raw["context"] if section == "context" else raw["items"]["features"]
     features["f"] = {"kind": kind} if kind else {}
     assert expected in error(raw)
+
+
+@pytest.mark.parametrize(
+    ("section", "model", "expected"),
+    [
+        ("retrieval", "lightgnn", "key 'retrieval.model': found 'lightgnn', expected one of two_tower, popularity, "
+         "item_cosine, svd, als, mf, nmf, ease, lightgcn, pinsage, graph_tower; did you mean 'lightgcn'?"),
+        ("retrieval", "bert", "key 'retrieval.model': found 'bert', expected one of two_tower"),
+        ("retrieval", ["als"], "key 'retrieval.model': found ['als'], expected one of two_tower"),
+        ("retrieval", None, "key 'retrieval.model': found None, expected one of two_tower"),
+        ("ranking", "neumv", "key 'ranking.model': found 'neumv', expected one of multi_task, neumf; did you mean"),
+    ],
+)  # fmt: skip
+def test_unknown_model(section: str, model: object, expected: str) -> None:
+    assert expected in error(valid() | {section: {"model": model}})
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "expected"),
+    [
+        ({"model": "als", "tower_units": [8]}, "unknown key 'retrieval.tower_units': expected one of confidence, fac"),
+        ({"model": "als", "iteration": 3}, "unknown key 'retrieval.iteration': did you mean 'iterations'?"),
+        ({"factors": 3}, "unknown key 'retrieval.factors': "),
+        ({"model": "popularity", "history_length": 3}, "unknown key 'retrieval.history_length': expected one of model"),
+        ({"model": "ease", "max_items": 0}, "key 'retrieval.max_items': found 0; input should be greater than 0"),
+        ("als", "key 'retrieval': found 'als'; input should be"),
+    ],
+)
+def test_a_model_has_its_own_keys(retrieval: object, expected: str) -> None:
+    assert expected in error(valid() | {"retrieval": retrieval})
+
+
+def test_a_model_is_read_with_its_keys_and_the_default_is_two_towers() -> None:
+    found = parsed(valid() | {"retrieval": {"model": "als", "factors": 8}})
+    assert (found.retrieval.model, found.retrieval.history_length) == ("als", 2048)
+    assert spec.Spec.model_validate_json(found.model_dump_json()) == found
+    assert parsed(valid()).retrieval == parsed(valid() | {"retrieval": {}}).retrieval
+    assert parsed(valid()).retrieval.model == "two_tower"
 
 
 @pytest.mark.parametrize(
