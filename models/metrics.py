@@ -1,20 +1,25 @@
-"""Ranking metrics of recommendation lists: Recall, NDCG, MAP, MRR at k, and coverage.
+"""Accuracy of recommendation lists: recall, precision, hit rate, NDCG, MAP and MRR at k; and coverage.
 
 Binary relevance. Each metric is the mean over the users who have a relevant item; with ``r`` such items and
 the list cut at ``k``:
 
-* Recall@k = hits / r
+* Recall@k = hits / r; precision@k = hits / k, for a shorter list too; hit rate@k = 1 with a hit, else 0
+  (Herlocker et al., "Evaluating collaborative filtering recommender systems", 2004; Deshpande and Karypis,
+  "Item-based top-N recommendation algorithms", 2004)
 * NDCG@k = DCG@k / (DCG of min(k, r) hits in the first places), gain 1 / log2(1 + place)
   (Jarvelin and Kekalainen, "Cumulated gain-based evaluation of IR techniques", 2002)
 * MAP@k = sum over hits of precision at the hit's place / min(k, r)
-* MRR@k = 1 / place of the first hit, 0 without one
-* coverage = distinct recommended items / candidate items
+  (Manning et al., "Introduction to Information Retrieval", 2008, section 8.4, cut at k)
+* MRR@k = 1 / place of the first hit, 0 without one (Voorhees, "The TREC-8 question answering track report", 1999)
+* coverage = distinct recommended items / candidate items (Ge et al., "Beyond accuracy", 2010)
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +28,7 @@ from twotower.features.timelines import Int32, Int64, Timelines
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
+Metric = Literal["recall", "precision", "hit_rate", "ndcg", "map", "mrr"]
 
 
 class ItemSets(NamedTuple):
@@ -56,7 +62,21 @@ class ItemSets(NamedTuple):
 
     def contains(self, users: Int64, items: Int32) -> Bool:
         """True for each (user, item) pair of two arrays of one shape that is in the user's set; -1 never is."""
-        return np.isin(_pairs(users, items), _pairs(self.users, self.indices))
+        own = np.sort(_pairs(self.users, self.indices))
+        if not len(own):
+            return np.zeros(items.shape, dtype=bool)
+        asked = _pairs(users, items)
+        nearest = own[np.minimum(np.searchsorted(own, asked), len(own) - 1)]
+        there: Bool = (nearest == asked) & (items >= 0)
+        return there
+
+    def select(self, users: Int64) -> ItemSets:
+        """The sets of the given user rows, in that order."""
+        lengths = self.lengths[users]
+        indptr = _indptr(lengths)
+        return ItemSets(
+            indptr, self.indices[np.repeat(self.indptr[users] - indptr[:-1], lengths) + np.arange(indptr[-1])]
+        )
 
     def where(self, keep: Bool) -> ItemSets:
         """The pairs with a true ``keep`` [pairs]; the users stay."""
@@ -68,9 +88,17 @@ class UserMetrics:
     """The values whose means are a ``RankingMetrics``: one for each user with a relevant item, in row order."""
 
     recall: Float64
+    precision: Float64
+    hit_rate: Float64
     ndcg: Float64
     average_precision: Float64
     reciprocal_rank: Float64
+
+    def of(self, metric: Metric) -> Float64:
+        """[users] the values whose mean is ``metric``."""
+        names = {"map": "average_precision", "mrr": "reciprocal_rank"}
+        values: Float64 = getattr(self, names.get(metric, metric))
+        return values
 
 
 @dataclass(frozen=True)
@@ -80,65 +108,99 @@ class RankingMetrics:
     k: int
     users: int
     recall: float
+    precision: float
+    hit_rate: float
     ndcg: float
     map: float
     mrr: float
     coverage: float
     per_user: UserMetrics = field(repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a metric that was never updated; raises ValueError."""
+        for name in ("recall", "precision", "hit_rate", "ndcg", "map", "mrr", "coverage"):
+            value = getattr(self, name)
+            if not (self.users and math.isfinite(value)):
+                raise ValueError(f"{name}@{self.k}: found {value} over {self.users} users, expected a measured number")
+
+    def of(self, metric: Metric) -> float:
+        """The mean of ``metric``."""
+        value: float = getattr(self, metric)
+        return value
+
 
 def ranking_metrics(lists: Int32, relevant: ItemSets, n_candidates: int, k: int) -> RankingMetrics:
-    """Score ranked lists against what was relevant.
+    """``ranking_metrics_at`` one cut-off."""
+    return ranking_metrics_at(lists, relevant, n_candidates, [k])[0]
+
+
+def ranking_metrics_at(
+    lists: Int32, relevant: ItemSets, n_candidates: int, cutoffs: Sequence[int]
+) -> list[RankingMetrics]:
+    """Score ranked lists against what was relevant, once for each cut-off.
 
     Users without a relevant item are left out of every number, coverage included.
 
     Args:
-        lists: [users, >= k] item rows, best first; a short list is padded with -1 at its end.
+        lists: [users, >= the largest cut-off] item rows, best first; a short list is padded with -1 at its end.
         relevant: the relevant items of the same users.
         n_candidates: how many items could have been recommended.
-        k: places of each list that count.
+        cutoffs: places of each list that count.
 
     Raises:
         ValueError: lists of another shape than described, an item twice in a list or in a relevant set, more
             distinct recommended items than candidates, or no user with a relevant item.
     """
-    check_lists(lists, k)
+    for k in cutoffs:
+        check_lists(lists, k)
     if len(lists) != len(relevant.lengths):
         raise ValueError(f"lists: found {len(lists)} rows, expected one for each of {len(relevant.lengths)} users")
-    if len(np.unique(_pairs(relevant.users, relevant.indices))) != len(relevant.indices):
+    pairs = np.sort(_pairs(relevant.users, relevant.indices))
+    if (pairs[1:] == pairs[:-1]).any():
         raise ValueError("relevant: found an item twice for one user, expected distinct items")
     asked = np.flatnonzero(relevant.lengths > 0)
     if len(asked) == 0:
         raise ValueError(f"relevant: none of {len(lists)} users has a relevant item, so there is nothing to measure")
-    top = lists[asked, :k]
+    top = lists[asked, : max(cutoffs)]
     n_relevant = relevant.lengths[asked]
-    recommended = len(np.unique(top[top >= 0]))
-    if recommended > n_candidates:
-        raise ValueError(f"lists: found {recommended} distinct items, expected at most {n_candidates} candidates")
-
     hits = relevant.contains(np.broadcast_to(asked[:, None], top.shape), top)
-    places = np.arange(1, k + 1)
-    attainable = np.minimum(k, n_relevant)
+    places = np.arange(1, top.shape[1] + 1)
     gain = 1 / np.log2(1 + places)
-    # Both sums run left to right, so that a perfect list is exactly 1.
-    ndcg = np.cumsum(hits * gain, axis=1)[:, -1] / np.cumsum(gain)[attainable - 1]
-    precision = np.cumsum(hits, axis=1) / places
-    per_user = UserMetrics(
-        recall=hits.sum(axis=1) / n_relevant,
-        ndcg=ndcg,
-        average_precision=(hits * precision).sum(axis=1) / attainable,
-        reciprocal_rank=np.where(hits.any(axis=1), 1 / (1 + hits.argmax(axis=1)), 0.0),
-    )
-    return RankingMetrics(
-        k=k,
-        users=len(asked),
-        recall=float(per_user.recall.mean()),
-        ndcg=float(per_user.ndcg.mean()),
-        map=float(per_user.average_precision.mean()),
-        mrr=float(per_user.reciprocal_rank.mean()),
-        coverage=recommended / n_candidates,
-        per_user=per_user,
-    )
+    # All sums run left to right, so that a perfect list is exactly 1.
+    found, gained, ideal = np.cumsum(hits, axis=1), np.cumsum(hits * gain, axis=1), np.cumsum(gain)
+    precisions = np.cumsum(hits * (found / places), axis=1)
+    first = np.where(hits.any(axis=1), 1 + hits.argmax(axis=1), np.inf)
+    measured = []
+    for k in cutoffs:
+        seen = np.zeros(max(int(top.max(initial=0)) + 1, 1), dtype=bool)
+        seen[top[:, :k][top[:, :k] >= 0]] = True
+        recommended = int(np.count_nonzero(seen))
+        if recommended > n_candidates:
+            raise ValueError(f"lists: found {recommended} distinct items, expected at most {n_candidates} candidates")
+        attainable = np.minimum(k, n_relevant)
+        per_user = UserMetrics(
+            recall=found[:, k - 1] / n_relevant,
+            precision=found[:, k - 1] / k,
+            hit_rate=(found[:, k - 1] > 0).astype(np.float64),
+            ndcg=gained[:, k - 1] / ideal[attainable - 1],
+            average_precision=precisions[:, k - 1] / attainable,
+            reciprocal_rank=np.where(first <= k, 1 / first, 0.0),
+        )
+        measured.append(
+            RankingMetrics(
+                k=k,
+                users=len(asked),
+                recall=float(per_user.recall.mean()),
+                precision=float(per_user.precision.mean()),
+                hit_rate=float(per_user.hit_rate.mean()),
+                ndcg=float(per_user.ndcg.mean()),
+                map=float(per_user.average_precision.mean()),
+                mrr=float(per_user.reciprocal_rank.mean()),
+                coverage=recommended / n_candidates,
+                per_user=per_user,
+            )
+        )
+    return measured
 
 
 def check_lists(lists: Int32, k: int) -> None:

@@ -1,28 +1,28 @@
-"""The evaluation protocol: a split in time, every candidate ranked, and who and what counts.
+"""The evaluation protocol: every candidate ranked, exactly, and who and what counts.
 
-Everything that is measured here (baselines, retrieval models, served lists) goes through one
-``EvaluationProtocol``, so that the numbers are comparable.
+Everything that is measured on whole lists (baselines, retrieval models, served lists) goes through one
+``EvaluationProtocol``, so that the numbers are comparable. ``twotower.models.splits`` makes the usual ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from twotower.features.timelines import Int32, Int64, Timelines
-from twotower.models.metrics import Bool, ItemSets, RankingMetrics, check_lists, ranking_metrics
+from twotower.features.timelines import Float32, Int32, Int64, Timelines
+from twotower.models.metrics import Bool, ItemSets, RankingMetrics, check_lists, ranking_metrics_at
+from twotower.models.top_k import Scores, top_k
 
 Task = Literal["all", "new"]
-Scores: TypeAlias = npt.NDArray[np.floating[Any]]
 ScoreBlock: TypeAlias = Callable[[Int64], Scores]
+QueryBlock: TypeAlias = Callable[[Int64], Float32]
 
-# Scores held at a time: 64 MiB of float32.
-BLOCK_SCORES = 1 << 24
+# Scores held at a time: few enough to stay in a processor's cache between the product and the search in it.
+BLOCK_SCORES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class EvaluationProtocol:
     * ``"all"``: relevant are the distinct candidates in the user's ``labels``.
     * ``"new"``: the items that the user bought before the split are neither relevant nor candidates.
 
-    A user is evaluated who bought a candidate before the split and has a relevant item after it.
-    Rows out of vocabulary (``>= n_items``) are never candidates.
+    A user is evaluated who bought a candidate before the split and has a relevant item after it; with
+    ``newcomers`` also who bought none before. Rows out of vocabulary (``>= n_items``) are never candidates.
 
     Attributes:
         train: every user's events before the split; decides which items are candidates.
@@ -45,6 +45,7 @@ class EvaluationProtocol:
         n_items: size of the catalogue.
         min_users: distinct buyers that make an item a candidate.
         k: places of a list that count.
+        newcomers: whether users without a candidate in their history are evaluated.
     """
 
     train: Timelines
@@ -53,6 +54,7 @@ class EvaluationProtocol:
     n_items: int
     min_users: int
     k: int
+    newcomers: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -88,14 +90,14 @@ class EvaluationProtocol:
     def relevant(self, task: Task) -> ItemSets:
         """The relevant items of every asked user; empty for the users that are not evaluated."""
         _check_task(task)
-        known = ItemSets.bought(self.history, self.n_items)
-        bought_candidate = np.bincount(
-            known.users, weights=self.candidates[known.indices], minlength=self.history.n_users
-        )
         labels = ItemSets.bought(self.labels, self.n_items)
-        keep = self.candidates[labels.indices] & (bought_candidate > 0)[labels.users]
+        keep = self.candidates[labels.indices]
+        if not self.newcomers:
+            known = self._known
+            bought = np.bincount(known.users, weights=self.candidates[known.indices], minlength=self.history.n_users)
+            keep &= (bought > 0)[labels.users]
         if task == "new":
-            keep &= ~known.contains(labels.users, labels.indices)
+            keep &= ~self._known.contains(labels.users, labels.indices)
         return labels.where(keep)
 
     def evaluated_users(self, task: Task) -> Int64:
@@ -103,6 +105,14 @@ class EvaluationProtocol:
         return np.flatnonzero(self.relevant(task).lengths)
 
     def evaluate_scores(self, score_block: ScoreBlock, task: Task) -> RankingMetrics:
+        """Evaluate the lists of ``rank_scores``; no user to evaluate raises ValueError too."""
+        return self.evaluate_lists(self.rank_scores(score_block, task), task)
+
+    def evaluate_vectors(self, queries: Float32 | QueryBlock, items: Float32, task: Task) -> RankingMetrics:
+        """Evaluate the lists of ``rank_vectors``; no user to evaluate raises ValueError too."""
+        return self.evaluate_lists(self.rank_vectors(queries, items, task), task)
+
+    def rank_scores(self, score_block: ScoreBlock, task: Task) -> Int32:
         """Rank all candidates of every evaluated user, exactly, a block of users at a time.
 
         Equal scores rank by item row, lower first. A candidate with a score of -inf is not recommended.
@@ -111,32 +121,60 @@ class EvaluationProtocol:
             score_block: takes user rows [b], gives scores [b, n_items], higher is better.
             task: ``"all"`` or ``"new"``.
 
+        Returns:
+            [asked users, k] item rows, best first, padded with -1; all -1 for users that are not evaluated.
+
         Raises:
-            ValueError: scores of another shape or not a number, or no user to evaluate.
+            ValueError: scores of another shape or not a number.
         """
-        relevant = self.relevant(task)
-        users = np.flatnonzero(relevant.lengths)
-        lists = np.full((self.history.n_users, self.k), -1, dtype=np.int32)
-        candidate_rows = np.flatnonzero(self.candidates)
-        block = max(1, BLOCK_SCORES // self.n_items)
-        for start in range(0, len(users), block):
-            rows = users[start : start + block]
+
+        def candidate_scores(rows: Int64) -> Scores:
             every = score_block(rows)
             if every.shape != (len(rows), self.n_items):
                 raise ValueError(
                     f"score_block: found scores of shape {list(every.shape)}, expected {[len(rows), self.n_items]}"
                 )
-            scores = every[:, candidate_rows]
+            scores = np.take(every, self._candidate_rows, axis=1) if self._some else np.array(every)
             if np.isnan(scores).any():
                 raise ValueError("score_block: found a score that is not a number")
-            if task == "new":
-                known = ItemSets.bought(self.history.select(rows), self.n_items)
-                known = known.where(self.candidates[known.indices])
-                scores[known.users, np.searchsorted(candidate_rows, known.indices)] = -np.inf
-            best = top_k(scores, self.k)
-            listed = np.take_along_axis(scores, best, axis=1) > -np.inf
-            lists[rows, : best.shape[1]] = np.where(listed, candidate_rows[best], -1)
-        return ranking_metrics(lists, relevant, self.n_candidates, self.k)
+            return scores
+
+        return self._rank(candidate_scores, task)
+
+    def rank_vectors(self, queries: Float32 | QueryBlock, items: Float32, task: Task) -> Int32:
+        """The same where a score is a dot product, in float32.
+
+        Args:
+            queries: [asked users, dim], or a function from user rows [b] to [b, dim].
+            items: [n_items, dim].
+            task: ``"all"`` or ``"new"``.
+
+        Returns:
+            As ``rank_scores``.
+
+        Raises:
+            ValueError: vectors of another shape or not finite.
+        """
+        if items.ndim != 2 or len(items) != self.n_items:
+            raise ValueError(f"items: found shape {list(items.shape)}, expected [{self.n_items}, dim]")
+        if not callable(queries) and queries.shape != (self.history.n_users, items.shape[1]):
+            expected = [self.history.n_users, items.shape[1]]
+            raise ValueError(f"queries: found shape {list(queries.shape)}, expected {expected}")
+        chosen = np.asarray(items[self._candidate_rows] if self._some else items, dtype=np.float32)
+        if not np.isfinite(chosen).all():
+            raise ValueError("items: found a vector that is not finite")
+
+        def candidate_scores(rows: Int64) -> Scores:
+            block = np.asarray(queries(rows) if callable(queries) else queries[rows], dtype=np.float32)
+            if block.shape != (len(rows), items.shape[1]):
+                expected = [len(rows), items.shape[1]]
+                raise ValueError(f"queries: found a block of shape {list(block.shape)}, expected {expected}")
+            if not np.isfinite(block).all():
+                raise ValueError("queries: found a vector that is not finite")
+            scores: Scores = block @ chosen.T
+            return scores
+
+        return self._rank(candidate_scores, task)
 
     def evaluate_lists(self, lists: Int32, task: Task) -> RankingMetrics:
         """Evaluate lists that were made elsewhere, such as served ones.
@@ -151,8 +189,17 @@ class EvaluationProtocol:
         Raises:
             ValueError: lists of another shape, a repeated item, an item outside the catalogue, or no user to evaluate.
         """
-        relevant = self.relevant(task)
-        check_lists(lists, self.k)
+        return self.evaluate_at(lists, task, [self.k])[0]
+
+    def evaluate_at(self, lists: Int32, task: Task, cutoffs: Sequence[int]) -> list[RankingMetrics]:
+        """``evaluate_lists`` at several cut-offs, which may not be longer than the lists."""
+        kept = self.kept(lists, task, max(cutoffs))
+        return ranking_metrics_at(kept, self.relevant(task), self.n_candidates, cutoffs)
+
+    def kept(self, lists: Int32, task: Task, k: int) -> Int32:
+        """What is measured of ``lists`` [asked users, >= k]: the same shape, candidates only, moved up."""
+        _check_task(task)
+        check_lists(lists, k)
         if len(lists) != self.history.n_users:
             raise ValueError(f"lists: found {len(lists)} rows, expected one for each of {self.history.n_users} users")
         if (lists >= self.n_items).any():
@@ -160,27 +207,40 @@ class EvaluationProtocol:
         keep = (lists >= 0) & self.candidates[lists]
         if task == "new":
             users = np.broadcast_to(np.arange(len(lists))[:, None], lists.shape)
-            keep &= ~ItemSets.bought(self.history, self.n_items).contains(users, lists)
+            keep &= ~self._known.contains(users, lists)
         kept_first = np.argsort(~keep, axis=1, kind="stable")
-        kept = np.take_along_axis(np.where(keep, lists, -1), kept_first, axis=1)
-        return ranking_metrics(kept, relevant, self.n_candidates, self.k)
+        return np.take_along_axis(np.where(keep, lists, -1), kept_first, axis=1)
 
+    @cached_property
+    def _known(self) -> ItemSets:
+        return ItemSets.bought(self.history, self.n_items)
 
-def top_k(scores: Scores, k: int) -> Int64:
-    """Columns of the ``min(k, n)`` highest scores of each row of [b, n], best first, ties by lower column."""
-    if k >= scores.shape[1]:
-        return np.argsort(-scores, axis=1, kind="stable")
-    best = np.argpartition(scores, -k, axis=1)[:, -k:]
-    lowest = np.take_along_axis(scores, best, axis=1).min(axis=1)
-    tied_inside = np.count_nonzero(np.take_along_axis(scores, best, axis=1) == lowest[:, None], axis=1)
-    tied = np.count_nonzero(scores == lowest[:, None], axis=1)
-    # A partition picks any of the scores that tie for the last places: put the lowest columns there.
-    for row in np.flatnonzero(tied > tied_inside):
-        above = np.flatnonzero(scores[row] > lowest[row])
-        best[row] = np.concatenate([above, np.flatnonzero(scores[row] == lowest[row])[: k - len(above)]])
-    best.sort(axis=1)
-    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(best, order, axis=1)
+    @cached_property
+    def _candidate_rows(self) -> Int64:
+        return np.flatnonzero(self.candidates)
+
+    @property
+    def _some(self) -> bool:
+        """Whether the candidates are not the whole catalogue."""
+        return len(self._candidate_rows) < self.n_items
+
+    def _rank(self, candidate_scores: ScoreBlock, task: Task) -> Int32:
+        """Lists from writable blocks of scores [b, candidates]."""
+        users = self.evaluated_users(task)
+        rows = self._candidate_rows
+        lists = np.full((self.history.n_users, self.k), -1, dtype=np.int32)
+        known = self._known.where(self.candidates[self._known.indices])
+        block = max(1, BLOCK_SCORES // self.n_items)
+        for start in range(0, len(users), block):
+            asked = users[start : start + block]
+            scores = candidate_scores(asked)
+            if task == "new":
+                theirs = known.select(asked)
+                scores[theirs.users, np.searchsorted(rows, theirs.indices)] = -np.inf
+            best = top_k(scores, self.k)
+            listed = np.take_along_axis(scores, best, axis=1) > -np.inf
+            lists[asked, : best.shape[1]] = np.where(listed, rows[best], -1)
+        return lists
 
 
 def _check_task(task: str) -> None:

@@ -3,7 +3,8 @@
     python -m twotower.pipeline.ask_servable MODEL EXAMPLES OUT --time SECONDS --k K
 
 It reads raw eval examples, as a client would know them, and writes ``OUT`` (.npz): ``users`` [n], for
-``recommend`` and ``retrieve`` ids [n, k], and the recommender's ``scores`` [n, k]. It fails if an answer breaks
+``recommend`` and ``retrieve`` ids [n, k], the recommender's ``scores`` [n, k], and as ``discover`` the
+recommender's ids [n, k] with everything excluded that the user bought before. It fails if an answer breaks
 a promise: an item twice, scores that rise, an excluded item that comes back. A portable model must also
 answer where ScaNN was never imported.
 """
@@ -21,6 +22,8 @@ import numpy.typing as npt
 
 Strings = npt.NDArray[np.object_]
 BATCH = 32
+# What is asked: the signature, and whether the user's own items are excluded.
+ASKED = {"recommend": ("recommend", False), "retrieve": ("retrieve", False), "discover": ("recommend", True)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,26 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["history_item_id"].bytes_list.value))
     k, found = options.k, {}
     best = np.full((len(examples), k), -np.inf, dtype=np.float32)
-    for name in ("recommend", "retrieve"):
-        signature = model.signatures[name]
+    for name, (signature_name, only_new) in ASKED.items():
+        signature = model.signatures[signature_name]
         spec = signature.structured_input_signature[1]
         lists = np.full((len(examples), k), b"", dtype=object)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            request = requests(spec, [examples[row] for row in rows], options.time, k)
+            asking = [examples[row] for row in rows]
+            request = requests(spec, asking, options.time, k)
+            if only_new:
+                request["exclude_item_ids"] = tf.constant(distinct(request["history_item_ids"].numpy()))
             answer = signature(**request)
             ids, scores = answer["item_ids"].numpy(), answer["scores"].numpy()
             check(ids, scores)
+            if only_new:
+                check_excluded(name, ids, request["exclude_item_ids"].numpy())
             lists[rows] = ids
             if name == "recommend":
                 best[rows] = scores
             if start == 0:
                 request["exclude_item_ids"] = tf.constant(ids[:, : max(1, k // 4)])
-                again = signature(**request)["item_ids"].numpy()
-                for before, after in zip(ids, again, strict=True):
-                    returned = set(before[: max(1, k // 4)]) & set(after) - {b""}
-                    if returned:
-                        raise RuntimeError(f"{name}: the excluded items {sorted(returned)[:3]} came back")
+                check_excluded(name, signature(**request)["item_ids"].numpy(), ids[:, : max(1, k // 4)])
         found[name] = lists
     users = np.array([example["user_id"].bytes_list.value[0] for example in examples])
     np.savez(options.out, users=users, scores=best, **{name: lists.astype(np.bytes_) for name, lists in found.items()})
@@ -99,6 +103,13 @@ def requests(spec: Mapping[str, object], examples: Sequence[object], time: int, 
     return batch
 
 
+def distinct(rows: Strings) -> Strings:
+    """The ids of each row [b, h] once, padded with empty ones."""
+    sets = [sorted(set(row) - {b""}) for row in rows]
+    width = max(1, *map(len, sets))
+    return np.array([row + [b""] * (width - len(row)) for row in sets], dtype=object)
+
+
 def check(ids: Strings, scores: npt.NDArray[np.float32]) -> None:
     """Raise where a list [b, k] holds an item twice or its scores rise."""
     for row, values in zip(ids, scores, strict=True):
@@ -107,6 +118,14 @@ def check(ids: Strings, scores: npt.NDArray[np.float32]) -> None:
             raise RuntimeError("a list holds an item twice")
         if np.any(np.diff(values[: len(named)]) > 0) or np.any(np.isfinite(values[len(named) :])):
             raise RuntimeError("the scores of a list rise, or padding has a score")
+
+
+def check_excluded(name: str, ids: Strings, excluded: Strings) -> None:
+    """Raise where a list [b, k] holds an item of its row of ``excluded`` [b, e]."""
+    for row, unwanted in zip(ids, excluded, strict=True):
+        returned = (set(row) & set(unwanted)) - {b""}
+        if returned:
+            raise RuntimeError(f"{name}: the excluded items {sorted(returned)[:3]} came back")
 
 
 def _values(example: object, name: str) -> Sequence[object]:

@@ -46,7 +46,12 @@ def BuildIndex(  # noqa: N802 (a component's name)
     truth = np.argpartition(-(queries @ retriever.items.T), k - 1, axis=1)[:, :k]
     for kind in KINDS:
         built = build_index(
-            retriever.items, kind, seed=whole.seed, queries=queries, exact_below=whole.serving.exact_below
+            retriever.items,
+            kind,
+            seed=whole.seed,
+            queries=queries,
+            exact_below=whole.serving.exact_below,
+            precision=whole.serving.embeddings,
         )
         _, found = built.search(tf.constant(queries), tf.constant(k))
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(truth, found.numpy(), strict=True))

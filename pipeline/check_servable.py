@@ -13,9 +13,12 @@ from tfx.types import Artifact, artifact_utils, standard_artifacts
 from twotower.features.spec import Spec
 from twotower.models.transformed import Transformed
 from twotower.pipeline import blessing as blessings
-from twotower.pipeline import scores
 from twotower.pipeline.artifacts import Summary
+from twotower.pipeline.ask_servable import ASKED
+from twotower.pipeline.evaluator import Evaluator
+from twotower.pipeline.judge import LAST, OURS, judge_quality, judge_slices
 from twotower.pipeline.pusher import newest_version
+from twotower.pipeline.scores import Scores
 
 progress = logging.getLogger("twotower.progress")
 
@@ -42,14 +45,13 @@ def CheckServable(  # noqa: N802 (a component's name)
     The last pushed version is asked the same; its lists are judged on the same data.
     """
     whole = Spec.model_validate_json(spec)
-    data = Transformed(whole, transform_graph.uri, transformed_examples.uri)
-    asked = data.users("eval")
-    rows = {name: row for row, name in enumerate(data.item_ids())}
-    sets = scores.protocols(whole, data.users("train"), asked, len(rows))
+    evaluator = Evaluator(whole, Transformed(whole, transform_graph.uri, transformed_examples.uri))
+    asked = evaluator.asked
+    rows = {name: row for row, name in enumerate(evaluator.catalogue.ids)}
     order = {name: row for row, name in enumerate(asked.ids)}
     raw = artifact_utils.get_split_uri([examples], "eval")
-    k = min(len(rows), max(whole.ranking.candidates, whole.evaluation.cutoff))
-    found: list[scores.Score] = []
+    width = max(whole.ranking.candidates, *whole.evaluation.cutoffs)
+    k = min(len(rows), width)
 
     def judge(name: str, folder: Path, first_stage: bool = False) -> None:
         out = Path(summary.uri, f"{name.replace(' ', '_')}.npz")
@@ -57,23 +59,28 @@ def CheckServable(  # noqa: N802 (a component's name)
         _ask(folder, raw, out, whole.split.start, k)
         with np.load(out) as answers:
             places = np.array([order[user] for user in answers["users"]])
-            lists = {kind: np.full((len(asked), k), -1, np.int32) for kind in ("recommend", "retrieve")}
+            # A catalogue may be smaller than a cut-off.
+            lists = {kind: np.full((len(asked), width), -1, np.int32) for kind in ASKED}
             for kind, array in lists.items():
-                array[places] = _as_rows(answers[kind], rows)
-        found.extend(scores.score(name, sets, lambda p, task: p.evaluate_lists(lists["recommend"], task)))
+                array[places, :k] = _as_rows(answers[kind], rows)
+        # Who looks for something new says what is not.
+        evaluator.measure(name, lambda p, task: lists["discover" if task == "new" else "recommend"])
         if first_stage:
-            stage = f"{name}: first stage"
-            found.extend(scores.score(stage, sets, lambda p, task: p.evaluate_lists(lists["retrieve"], task)))
+            evaluator.measure(f"{name}: first stage", lambda p, task: lists["retrieve"])
 
     served, other = whole.serving.index, {"scann": "portable", "portable": "scann"}[whole.serving.index]
-    judge("recommender", Path(servables.uri, served), first_stage=True)
-    judge(f"recommender ({other} index)", Path(servables.uri, other))
+    judge(OURS, Path(servables.uri, served), first_stage=True)
+    judge(f"{OURS} ({other} index)", Path(servables.uri, other))
     blessings.write(infra_blessing, True, "both servables answered in fresh processes")
     previous = newest_version(Path(push_folder, whole.serving.model_name))
     if previous is not None:
-        judge("last pushed", previous)
-    scores.save(found, Path(summary.uri, "scores.json"))
-    reasons = [_judge_quality(whole, found, scores.load(Path(retrieval_scores.uri, "scores.json")))]
+        judge(LAST, previous)
+    evaluator.scores.save(Path(summary.uri, "scores.json"))
+    reasons = [
+        judge_quality(whole.evaluation, evaluator.scores, Scores.load(Path(retrieval_scores.uri, "scores.json")))
+    ]
+    if previous is not None:
+        reasons += judge_slices(whole, evaluator.per_user[OURS, "all"], evaluator.per_user[LAST, "all"])
     reasons += [_reason("retrieval", retrieval_blessing), _reason("ranking", ranking_blessing)]
     problems = [reason for reason in reasons if reason]
     verdict = "; ".join(problems) or "better than popularity, and no worse than the last pushed version"
@@ -95,21 +102,6 @@ def _as_rows(ids: npt.NDArray[np.bytes_], rows: dict[bytes, int]) -> Int32:
     """Ids [n, k] to catalogue rows; padding, and what the catalogue no longer has, is -1 and moved to the end."""
     found = np.array([[rows.get(name, -1) for name in line] for line in ids.tolist()], dtype=np.int32)
     return np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), axis=1)
-
-
-def _judge_quality(spec: Spec, found: list[scores.Score], baselines: list[scores.Score]) -> str:
-    """Why the recommender is not good enough, or nothing."""
-    main, k = spec.evaluation.candidates[0].name, spec.evaluation.cutoff
-    ours = scores.find(found, "recommender", main, "all")
-    popular = scores.find(baselines, "popularity", main, "all")
-    last = scores.find(found, "last pushed", main, "all")
-    assert ours is not None
-    assert popular is not None
-    if ours.ndcg <= popular.ndcg:
-        return f"NDCG@{k} {ours.ndcg:.4f} does not beat popularity's {popular.ndcg:.4f}"
-    if last is not None and ours.ndcg < last.ndcg * (1 - spec.evaluation.tolerance):
-        return f"NDCG@{k} {ours.ndcg:.4f} falls below the last pushed version's {last.ndcg:.4f}"
-    return ""
 
 
 def _reason(name: str, blessing: Artifact) -> str:

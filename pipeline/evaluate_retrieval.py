@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tfx import v1 as tfx
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
@@ -15,10 +14,13 @@ from twotower.models.candidates import TowerRetriever
 from twotower.models.queries import Queries
 from twotower.models.transformed import Transformed
 from twotower.pipeline import blessing as blessings
-from twotower.pipeline import scores
 from twotower.pipeline.artifacts import Summary
+from twotower.pipeline.evaluator import Evaluator
 
 progress = logging.getLogger("twotower.progress")
+
+# Users embedded at a time.
+EMBEDDED = 1024
 
 
 @tfx.dsl.components.component
@@ -30,31 +32,31 @@ def EvaluateRetrieval(  # noqa: N802 (a component's name)
     summary: tfx.dsl.components.OutputArtifact[Summary],
     spec: tfx.dsl.components.Parameter[str],
 ) -> None:
-    """Score the towers and the baselines; bless towers that beat popularity on products new to the user."""
+    """Score retrieval and the baselines; bless a retrieval model that beats popularity on the spec's metric."""
     whole = Spec.model_validate_json(spec)
     data = Transformed(whole, transform_graph.uri, transformed_examples.uri)
-    catalogue, train, asked = data.catalogue(), data.users("train"), data.users("eval")
-    n_items = len(catalogue)
-    sets = scores.protocols(whole, train, asked, n_items)
-    retriever = TowerRetriever(path_utils.serving_model_path(model.uri), catalogue, Queries(whole, asked, n_items))
+    evaluator = Evaluator(whole, data)
+    train, asked, n_items = evaluator.train, evaluator.asked, len(evaluator.catalogue)
+    retriever = TowerRetriever(
+        path_utils.serving_model_path(model.uri), evaluator.catalogue, Queries(whole, asked, n_items)
+    )
     popularity = Popularity(train.history, n_items)
     often = BoughtMostOften(train.history, asked.history, n_items)
 
-    def towers(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return retriever.embed_latest(rows, whole.split.start) @ retriever.items.T
-
-    found = [
-        *scores.score("popularity", sets, lambda p, task: p.evaluate_scores(popularity.score_block, task)),
-        *scores.score("bought most often", sets, lambda p, _: p.evaluate_scores(often.score_block, "all"), ["all"]),
-        *scores.score("retrieval", sets, lambda p, task: p.evaluate_scores(towers, task)),
-    ]
-    scores.save(found, Path(summary.uri, "scores.json"))
-    main = whole.evaluation.candidates[0].name
-    ours = scores.find(found, "retrieval", main, "new")
-    baseline = scores.find(found, "popularity", main, "new")
+    blocks = np.array_split(np.arange(len(asked)), -(-len(asked) // EMBEDDED))
+    queries = np.concatenate([retriever.embed_latest(rows, whole.split.start) for rows in blocks])
+    evaluator.measure("popularity", lambda p, task: p.rank_scores(popularity.score_block, task))
+    evaluator.measure("bought most often", lambda p, task: p.rank_scores(often.score_block, task), ["all"])
+    evaluator.measure("retrieval", lambda p, task: p.rank_vectors(queries, retriever.items, task))
+    found = evaluator.scores
+    found.save(Path(summary.uri, "scores.json"))
+    chosen = whole.evaluation
+    ours = found.find("retrieval", evaluator.main, chosen.retrieval_task)
+    baseline = found.find("popularity", evaluator.main, chosen.retrieval_task)
     assert ours is not None
     assert baseline is not None
-    k = whole.evaluation.cutoff
-    verdict = f"retrieval NDCG@{k} {ours.ndcg:.4f} on new products, popularity {baseline.ndcg:.4f}"
+    metric = f"{chosen.metric}@{chosen.cutoffs[0]}"
+    which = "products new to the user" if chosen.retrieval_task == "new" else "all purchases"
+    verdict = f"retrieval {metric} {ours.of(metric):.4f} on {which}, popularity {baseline.of(metric):.4f}"
     progress.info(verdict)
-    blessings.write(blessing, ours.ndcg > baseline.ndcg, verdict)
+    blessings.write(blessing, ours.of(metric) > baseline.of(metric), verdict)

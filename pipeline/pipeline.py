@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import tensorflow_model_analysis as tfma
 from tfx import v1 as tfx
@@ -45,7 +46,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         "transform_graph": transform.outputs["transform_graph"],
         "transformed_examples": transform.outputs["transformed_examples"],
     }
-    retrieval_trainer = _trainer("retrieval", transformed, _json(spec, keep=("retrieval",)))
+    retrieval_trainer = _trainer("retrieval", transformed, _json(spec, keep=("retrieval", "serving.embeddings")))
     retrieval = retrieval_trainer.outputs["model"]
     index = BuildIndex(model=retrieval, spec=_json(spec, keep=("retrieval", "serving")), **transformed)
     retrieval_evaluation = EvaluateRetrieval(
@@ -131,7 +132,10 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
     So a changed ranker does not undo the cache of the steps before it.
     """
     sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file"}
-    return str(spec.model_dump_json(by_alias=True, exclude=sections - set(keep)))
+    exclude: dict[str, Any] = dict.fromkeys(sections - set(keep), True)
+    if "serving.embeddings" in keep:
+        exclude["serving"] = set(type(spec.serving).model_fields) - {"embeddings"}
+    return str(spec.model_dump_json(by_alias=True, exclude=exclude))
 
 
 def _trainer(

@@ -15,11 +15,14 @@ from rich.table import Table
 from twotower.features import spec as specs
 from twotower.features.errors import InputError
 from twotower.pipeline.console import quiet
-from twotower.pipeline.report import MetricTable, RunSummary, write
+from twotower.pipeline.report import write
+from twotower.pipeline.run_summary import MetricTable, RunSummary
 
 NOT_BLESSED = 3
 # A failure with less room than this is the disk's, whatever the library that met it says.
 FULL = 1 << 20
+# A terminal is narrow: these columns, at the main cut-off; the report has the rest.
+SHOWN = ("Recall", "NDCG", "MAP", "Coverage")
 
 
 def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
@@ -101,7 +104,8 @@ def _show(summary: RunSummary, console: Console) -> None:
     )
     console.print(steps)
     for table in summary.tables:
-        console.print(_metrics(table))
+        if "Coverage" in table.columns:
+            console.print(_metrics(table))
     style = "green" if summary.passed else "red"
     console.print(f"[{style}]{summary.verdict}[/]", highlight=False)
 
@@ -109,10 +113,11 @@ def _show(summary: RunSummary, console: Console) -> None:
 def _metrics(table: MetricTable) -> Table:
     shown = Table(title=table.title, caption=table.caption, title_justify="left", caption_justify="left")
     shown.add_column("model")
-    for column in table.columns:
-        shown.add_column(column, justify="right")
+    places = [place for place, column in enumerate(table.columns) if column.startswith(SHOWN)]
+    for place in places:
+        shown.add_column(table.columns[place], justify="right")
     for row in table.rows:
-        values = ["" if value is None else f"{value:.4f}" for value in row.values]
+        values = ["" if row.values[place] is None else f"{row.values[place]:.4f}" for place in places]
         shown.add_row(row.model, *values, style="bold" if row.model == "recommender" else None)
     return shown
 

@@ -13,15 +13,13 @@ import numpy as np
 from twotower.features.spec import Spec
 from twotower.models.training import CURVE_FILE
 from twotower.pipeline import blessing as blessings
-from twotower.pipeline import scores
 from twotower.pipeline.lookup import People, day
+from twotower.pipeline.metric_tables import load_scores, metric_tables, slice_tables
 from twotower.pipeline.outputs import Outputs
-from twotower.pipeline.report import (
+from twotower.pipeline.run_summary import (
     Anomaly,
     Count,
     Curve,
-    MetricRow,
-    MetricTable,
     Purchase,
     Recommendation,
     RunSummary,
@@ -45,14 +43,13 @@ PACKAGES = (
     "numpy",
 )
 SHOWN = 10
-TASK_TITLES = {"all": "All purchases", "new": "Products new to the user"}
-BASELINES = ("popularity", "bought most often")
 
 
 def summarize(spec: Spec, spec_text: str, outputs: Outputs, steps: Sequence[Step]) -> RunSummary:
     """Read the artifacts of a run."""
     counts = json.loads((outputs.folder("Ingest", "summary") / "counts.json").read_text(encoding="utf-8"))
     passed, reason = blessings.read(outputs.artifact("CheckServable", "blessing"))
+    found = load_scores(outputs)
     pushed = outputs.artifact("Pusher", "pushed_model")
     version = pushed.get_string_custom_property("pushed_version")
     verdict = f"blessed and pushed as version {version}" if passed else f"not blessed, not pushed: {reason}"
@@ -70,11 +67,12 @@ def summarize(spec: Spec, spec_text: str, outputs: Outputs, steps: Sequence[Step
         ],
         anomalies=_anomalies(outputs),
         curves=[
-            _curve("Retrieval: sampled softmax loss", outputs, "retrieval", "loss"),
-            _curve("Ranking: loss of both tasks", outputs, "ranking", "loss"),
-            _curve("Ranking: AUC on training lists", outputs, "ranking", "auc"),
+            *_curve("Retrieval: training loss", outputs, "retrieval", "loss"),
+            *_curve("Ranking: training loss", outputs, "ranking", "loss"),
+            *_curve("Ranking: AUC on training lists", outputs, "ranking", "auc"),
         ],
-        tables=tables(spec, load_scores(outputs)),
+        tables=metric_tables(spec, found.scores),
+        slices=slice_tables(spec, found.slices),
         users=_examples(spec, outputs),
         steps=steps,
         # This process's; ru_maxrss is in KiB on Linux. A child's would count what it shares with us at its start.
@@ -82,36 +80,6 @@ def summarize(spec: Spec, spec_text: str, outputs: Outputs, steps: Sequence[Step
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
         spec=spec_text,
     )
-
-
-def load_scores(outputs: Outputs) -> list[scores.Score]:
-    """The scores of both evaluations."""
-    files = [outputs.folder(step, "summary") / "scores.json" for step in ("EvaluateRetrieval", "CheckServable")]
-    return [score for file in files for score in scores.load(file)]
-
-
-def tables(spec: Spec, found: Sequence[scores.Score]) -> list[MetricTable]:
-    """A table for each candidate set and task."""
-    k = spec.evaluation.cutoff
-    made = []
-    for chosen in spec.evaluation.candidates:
-        for task, title in TASK_TITLES.items():
-            rows = [s for s in found if (s.candidates, s.task) == (chosen.name, task)]
-            if not rows:
-                continue
-            which = f"items bought by at least {chosen.min_users} users" if chosen.min_users else "the whole catalogue"
-            made.append(
-                MetricTable(
-                    title=f"{title}: {chosen.name}",
-                    caption=f"{rows[0].users:,} users; candidates: {which}; test from {spec.split.test_from:%Y-%m-%d}",
-                    columns=[f"Recall@{k}", f"NDCG@{k}", f"MAP@{k}", "Coverage"],
-                    rows=[
-                        MetricRow(s.model, [s.recall, s.ndcg, s.map, s.coverage], s.model not in BASELINES)
-                        for s in rows
-                    ],
-                )
-            )
-    return made
 
 
 def _anomalies(outputs: Outputs) -> list[Anomaly]:
@@ -123,10 +91,12 @@ def _anomalies(outputs: Outputs) -> list[Anomaly]:
     ]
 
 
-def _curve(title: str, outputs: Outputs, trainer: str, metric: str) -> Curve:
-    file = next(outputs.folder(f"Trainer.{trainer}", "model_run").rglob(CURVE_FILE))
-    epochs = json.loads(file.read_text(encoding="utf-8"))
-    return Curve(title, "epoch", metric, {metric: [(epoch["epoch"], epoch[metric]) for epoch in epochs]})
+def _curve(title: str, outputs: Outputs, trainer: str, metric: str) -> list[Curve]:
+    """The curve of a trainer, or none: some models train in no epochs, and not all have every metric."""
+    files = outputs.folder(f"Trainer.{trainer}", "model_run").rglob(CURVE_FILE)
+    epochs = [epoch for file in files for epoch in json.loads(file.read_text(encoding="utf-8"))]
+    points = [(epoch["epoch"], epoch[metric]) for epoch in epochs if metric in epoch]
+    return [Curve(title, "epoch", metric, {metric: points})] if points else []
 
 
 def _examples(spec: Spec, outputs: Outputs) -> list[UserExample]:

@@ -13,7 +13,7 @@ from tfx.orchestration.local import local_dag_runner, runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from twotower.pipeline.report import Step
+from twotower.pipeline.run_summary import Step
 
 
 class _Launcher(launcher.Launcher):

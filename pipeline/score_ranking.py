@@ -17,6 +17,8 @@ from twotower.models.transformed import Transformed
 
 # Lists that TFMA reads; a few hundred give the AUC to three digits.
 LISTS = 500
+# Lists that are scored at a time.
+BLOCK = 32
 
 
 @tfx.dsl.components.component
@@ -42,11 +44,10 @@ def ScoreRanking(  # noqa: N802 (a component's name)
     folder = Path(examples.uri, "Split-eval")
     folder.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "predictions.tfrecord.gz"), options="GZIP") as writer:
-        for start in range(0, len(chosen), whole.ranking.batch_size):
-            block = tf.constant(chosen[start : start + whole.ranking.batch_size])
+        for start in range(0, len(chosen), BLOCK):
+            block = tf.constant(chosen[start : start + BLOCK])
             features = list_features(queries, lists, block, whole.ranking.history_length)
             candidates = features.pop("candidates")
-            del features["statistics"]
             scores = ranker.score(features, candidates)
             for place, row in enumerate(block.numpy()):
                 own = asked.history.items[asked.history.offsets[lists.users[row]] : lists.cuts[row]]

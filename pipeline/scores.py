@@ -3,73 +3,86 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from twotower.features.spec import Spec
-from twotower.models.metrics import RankingMetrics
-from twotower.models.protocol import EvaluationProtocol, Task
-from twotower.models.tables import Users
-
-TASKS: tuple[Task, ...] = ("all", "new")
+from twotower.models.protocol import Task
 
 
 @dataclass(frozen=True)
 class Score:
-    """A model's metrics on one candidate set and task, at the spec's cut-off."""
+    """A model's metrics on one candidate set and task.
+
+    Attributes:
+        model: its name in the tables.
+        candidates: name of the candidate set.
+        task: ``"all"`` or ``"new"``.
+        users: evaluated users.
+        values: by name: accuracy at each cut-off, such as ``ndcg@20``, and ``coverage``, ``gini``, ``novelty``,
+            ``diversity`` and ``popularity_lift`` at the main one; None where a metric does not apply.
+    """
 
     model: str
     candidates: str
     task: Task
     users: int
-    recall: float
-    ndcg: float
-    map: float
-    coverage: float
+    values: Mapping[str, float | None]
+
+    def __post_init__(self) -> None:
+        """Refuse a metric that was never updated; raises ValueError."""
+        for name, value in self.values.items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{self.model}, {self.candidates}, {self.task}: {name} is {value}, expected a number")
+
+    def of(self, name: str) -> float:
+        """A metric that always applies, such as ``ndcg@20``."""
+        value = self.values[name]
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """A model's main metric on one slice and task, on the first candidate set.
+
+    Attributes:
+        model, task: as ``Score`` has them.
+        group, name: the slice, such as ``age`` and ``45-54``.
+        users: its users; without any there are no values.
+        value: the mean; low, high: its 95% bootstrap interval.
+        judged: whether the slice has users enough to stop a push.
+    """
+
+    model: str
+    task: Task
+    group: str
+    name: str
+    users: int
+    value: float | None
+    low: float | None
+    high: float | None
+    judged: bool
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one step measured."""
+
+    scores: Sequence[Score]
+    slices: Sequence[SliceScore]
+
+    def find(self, model: str, candidates: str, task: Task) -> Score | None:
+        """The score of a model on a candidate set and task, if there is one."""
+        return next((s for s in self.scores if (s.model, s.candidates, s.task) == (model, candidates, task)), None)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
-    def of(cls, model: str, candidates: str, task: Task, metrics: RankingMetrics) -> Score:
-        """The table's columns of ``metrics``."""
-        values = (metrics.recall, metrics.ndcg, metrics.map, metrics.coverage)
-        return cls(model, candidates, task, metrics.users, *map(float, values))
-
-
-def protocols(spec: Spec, train: Users, asked: Users, n_items: int) -> dict[str, EvaluationProtocol]:
-    """The spec's candidate sets by name."""
-    return {
-        chosen.name: EvaluationProtocol(
-            train=train.history,
-            history=asked.history,
-            labels=asked.labels,
-            n_items=n_items,
-            min_users=chosen.min_users,
-            k=spec.evaluation.cutoff,
-        )
-        for chosen in spec.evaluation.candidates
-    }
-
-
-def score(
-    model: str,
-    sets: dict[str, EvaluationProtocol],
-    evaluate: Callable[[EvaluationProtocol, Task], RankingMetrics],
-    tasks: Sequence[Task] = TASKS,
-) -> list[Score]:
-    """One score a candidate set and task."""
-    return [Score.of(model, name, task, evaluate(protocol, task)) for name, protocol in sets.items() for task in tasks]
-
-
-def save(scores: Sequence[Score], path: Path) -> None:
-    """Write scores as JSON."""
-    path.write_text(json.dumps([asdict(one) for one in scores], indent=1), encoding="utf-8")
-
-
-def load(path: Path) -> list[Score]:
-    """Read what ``save`` wrote."""
-    return [Score(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def find(scores: Sequence[Score], model: str, candidates: str, task: Task) -> Score | None:
-    """The score of a model on a candidate set and task, if there is one."""
-    return next((s for s in scores if (s.model, s.candidates, s.task) == (model, candidates, task)), None)
+    def load(cls, path: Path) -> Scores:
+        """Read what ``save`` wrote."""
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return cls([Score(**one) for one in read["scores"]], [SliceScore(**one) for one in read["slices"]])

@@ -1,14 +1,16 @@
 import dataclasses
 import random
 from math import log2
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from twotower.features.timelines import Int32, Timelines
-from twotower.models.metrics import ItemSets, ranking_metrics
+from twotower.models.metrics import ItemSets, Metric, ranking_metrics, ranking_metrics_at
 
 N_ITEMS = 12
 
@@ -51,6 +53,9 @@ class TestByHand:
         assert found.ndcg == pytest.approx((first + 1 + 0) / 3)
         # First: precision 1/2 at place 2 and 2/3 at place 3, over min(3, 4) = 3 -> 7/18. Second: 1.
         assert found.map == pytest.approx((7 / 18 + 1 + 0) / 3)
+        # Two hits, one and none in three places.
+        assert found.precision == pytest.approx((2 / 3 + 1 / 3 + 0) / 3)
+        assert found.hit_rate == pytest.approx(2 / 3)
         # First: first hit at place 2. Second: at place 1.
         assert found.mrr == pytest.approx((1 / 2 + 1 + 0) / 3)
         # Recommended to the three: 5, 2, 7; 4; 1, 2, 3. Six distinct ones of 12.
@@ -62,6 +67,13 @@ class TestByHand:
         assert found.per_user.ndcg == pytest.approx([1 / log2(3), 1])
         assert found.per_user.average_precision.tolist() == [1 / 2, 1]
         assert found.per_user.reciprocal_rank.tolist() == [1 / 2, 1]
+
+    def test_metrics_by_name(self) -> None:
+        found = ranking_metrics(rows([0, 1], [2, 3]), item_sets({1}, {2, 4}), n_candidates=6, k=2)
+        for name in get_args(Metric):
+            assert found.per_user.of(name).mean() == pytest.approx(found.of(name))
+        assert found.per_user.of("map").tolist() == [1 / 2, 1 / 2]
+        assert found.per_user.of("mrr").tolist() == [1 / 2, 1]
 
     def test_more_relevant_items_than_places(self) -> None:
         # Two hits in two places, four relevant: half of them found, in the best possible order.
@@ -75,8 +87,10 @@ class TestProperties:
     def test_between_0_and_1(self, ranking: tuple[Int32, list[set[int]]], k: int) -> None:
         lists, sets = ranking
         found = ranking_metrics(lists, item_sets(*sets), N_ITEMS, k)
-        for value in (found.recall, found.ndcg, found.map, found.mrr, found.coverage):
+        for value in (*(found.of(name) for name in get_args(Metric)), found.coverage):
             assert 0 <= value <= 1
+        assert found.precision <= found.hit_rate
+        assert found.recall <= found.hit_rate
 
     @settings(deadline=None)
     @given(rankings(), st.randoms(use_true_random=False))
@@ -120,8 +134,51 @@ class TestProperties:
         assert found.ndcg == pytest.approx(ndcg)
         assert found.average_precision == pytest.approx(average_precision)
 
+    @settings(deadline=None)
+    @given(rankings(), st.integers(1, 5))
+    def test_a_longer_list_finds_no_less(self, ranking: tuple[Int32, list[set[int]]], k: int) -> None:
+        lists, sets = ranking
+        long, short = (ranking_metrics(lists, item_sets(*sets), N_ITEMS, places).per_user for places in (5, k))
+        assert (long.recall >= short.recall).all()
+        assert (long.reciprocal_rank >= short.reciprocal_rank).all()
+
+    @settings(deadline=None)
+    @given(rankings(), st.integers(1, 5))
+    def test_agrees_with_scikit_learn(self, ranking: tuple[Int32, list[set[int]]], k: int) -> None:
+        lists, sets = ranking
+        # scikit-learn ranks by scores, and gives the items that are not listed their average place: let them all be
+        # last, and none of them relevant, by a column for each that the list does not hold.
+        asked = [row for row, items in enumerate(sets) if items]
+        truth = np.array([[item in sets[row] for item in range(N_ITEMS)] for row in asked], dtype=float)
+        scores = np.array(
+            [
+                [10.0 - list(lists[row]).index(i) if i in lists[row] else -float(i) for i in range(N_ITEMS)]
+                for row in asked
+            ]
+        )
+        full = np.argsort(-scores, axis=1).astype(np.int32)
+        found = ranking_metrics(full, item_sets(*(sets[row] for row in asked)), N_ITEMS, k)
+        assert found.ndcg == pytest.approx(ndcg_score(truth, scores, k=k))
+        # Its average precision is over the whole list, and so is ours at that cut-off.
+        whole = ranking_metrics(full, item_sets(*(sets[row] for row in asked)), N_ITEMS, N_ITEMS)
+        assert whole.map == pytest.approx(label_ranking_average_precision_score(truth, scores))
+
+    @settings(deadline=None)
+    @given(rankings(), st.permutations(range(1, 6)))
+    def test_several_cut_offs_are_each_alone(self, ranking: tuple[Int32, list[set[int]]], cutoffs: list[int]) -> None:
+        lists, sets = ranking
+        found = ranking_metrics_at(lists, item_sets(*sets), N_ITEMS, cutoffs)
+        assert found == [ranking_metrics(lists, item_sets(*sets), N_ITEMS, k) for k in cutoffs]
+
 
 class TestRefusals:
+    def test_a_metric_that_was_never_updated(self) -> None:
+        found = ranking_metrics(rows([0]), item_sets({0}), n_candidates=2, k=1)
+        with pytest.raises(ValueError, match="ndcg@1: found nan over 1 users, expected a measured number"):
+            dataclasses.replace(found, ndcg=float("nan"))
+        with pytest.raises(ValueError, match="over 0 users"):
+            dataclasses.replace(found, users=0)
+
     def test_no_user_with_a_relevant_item(self) -> None:
         with pytest.raises(ValueError, match="none of 2 users has a relevant item"):
             ranking_metrics(rows([0, 1], [1, 2]), item_sets(set(), set()), n_candidates=3, k=2)
@@ -157,6 +214,11 @@ class TestRefusals:
 
 
 class TestItemSets:
+    def test_select_takes_users_in_the_order_given(self) -> None:
+        found = item_sets({1, 5}, set(), {7}).select(np.array([2, 0, 1, 2]))
+        assert found.lengths.tolist() == [1, 2, 0, 1]
+        assert found.indices.tolist() == [7, 1, 5, 7]
+
     def test_bought_keeps_each_known_item_once(self) -> None:
         timelines = Timelines.from_events(
             users=np.array([2, 0, 0, 0, 2], dtype=np.int64),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twotower.features.timelines import Float32, Int32, Int64, Timelines
 from twotower.models import protocol as protocol_module
 from twotower.models.metrics import RankingMetrics
-from twotower.models.protocol import EvaluationProtocol, Task, top_k
+from twotower.models.protocol import EvaluationProtocol, Task
 
 SPLIT = 10
 Event = tuple[int, int, int]  # user, item, time
@@ -104,6 +104,23 @@ class TestByHand:
         assert shop.evaluate_scores(score_block, "all").recall == 1
         assert blocks == [[0], [1]]
 
+    def test_newcomers_count_where_they_are_asked_for(self, shop: EvaluationProtocol) -> None:
+        everybody = replace(shop, newcomers=True)
+        assert everybody.evaluated_users("all").tolist() == [0, 1, 2]
+        assert everybody.relevant("new").lengths.tolist() == [1, 0, 1, 0]
+
+    def test_one_ranking_at_several_cut_offs(self, shop: EvaluationProtocol) -> None:
+        scores = np.tile(np.array([2, 3, 1, 8, 9], dtype=np.float32), (4, 1))
+        lists = shop.rank_scores(lambda rows: scores[rows], "all")
+        assert lists.tolist() == [[1, 0], [1, 0], [-1, -1], [-1, -1]]
+        assert [found.recall for found in shop.evaluate_at(lists, "all", [1, 2])] == [1 / 2, 3 / 4]
+
+    def test_scores_are_not_written_to(self, shop: EvaluationProtocol) -> None:
+        everything = replace(shop, min_users=0)
+        scores = np.ones((4, 5), dtype=np.float32)
+        everything.evaluate_scores(lambda rows: scores[: len(rows)], "new")
+        assert (scores == 1).all()
+
     def test_minus_infinity_is_not_recommended(self, shop: EvaluationProtocol) -> None:
         def score_block(rows: Int64) -> Float32:
             return np.tile(np.array([-np.inf, 1, -np.inf, 1, 1], dtype=np.float32), (len(rows), 1))
@@ -160,6 +177,25 @@ class TestProperties:
         assert numbers(found) == numbers(protocol.evaluate_scores(lambda rows: scores[rows], task))
 
     @settings(deadline=None)
+    @given(protocols(), st.integers(0, 100), st.sampled_from(["all", "new"]), st.sampled_from([1, 1 << 22]))
+    def test_vectors_agree_with_their_products(
+        self, protocol: EvaluationProtocol, seed: int, task: Task, block_scores: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        # Small whole numbers: products that tie, and are exact.
+        queries, items = (
+            rng.integers(-1, 2, (n, 2)).astype(np.float32) for n in (protocol.history.n_users, protocol.n_items)
+        )
+        products = queries @ items.T
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(protocol_module, "BLOCK_SCORES", block_scores)
+            lists = protocol.rank_vectors(queries, items, task)
+        assert lists.tolist() == protocol.rank_scores(lambda rows: products[rows], task).tolist()
+        assert protocol.rank_vectors(lambda rows: queries[rows], items, task).tolist() == lists.tolist()
+        found = protocol.evaluate_vectors(queries, items, task)
+        assert numbers(found) == numbers(protocol.evaluate_lists(lists, task))
+
+    @settings(deadline=None)
     @given(protocols(), st.sampled_from(["all", "new"]))
     def test_scores_that_know_the_labels_are_perfect(self, protocol: EvaluationProtocol, task: Task) -> None:
         scores = np.zeros((protocol.history.n_users, protocol.n_items), dtype=np.float32)
@@ -168,13 +204,6 @@ class TestProperties:
         found = protocol.evaluate_scores(lambda rows: scores[rows], task)
         assert (found.ndcg, found.map, found.mrr) == (1, 1, 1)
         assert found.users == len(protocol.evaluated_users(task))
-
-    @settings(deadline=None)
-    @given(st.integers(1, 4), st.integers(1, 30), st.integers(1, 35), st.integers(1, 6), st.integers(0, 1000))
-    def test_top_k_agrees_with_a_stable_sort(self, rows: int, n: int, k: int, levels: int, seed: int) -> None:
-        scores = np.random.default_rng(seed).integers(0, levels, (rows, n)).astype(np.float32)
-        scores[scores == 0] = -np.inf
-        assert top_k(scores, k).tolist() == np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
 
 
 class TestRefusals:
@@ -207,6 +236,23 @@ class TestRefusals:
     def test_scores_that_are_no_numbers(self, shop: EvaluationProtocol) -> None:
         with pytest.raises(ValueError, match="not a number"):
             shop.evaluate_scores(lambda rows: np.full((len(rows), 5), np.nan, dtype=np.float32), "all")
+
+    @pytest.mark.parametrize(
+        ("queries", "items", "message"),
+        [
+            (np.zeros((4, 2)), np.zeros((4, 2)), r"items: found shape \[4, 2\], expected \[5, dim\]"),
+            (np.zeros((4, 3)), np.zeros((5, 2)), r"queries: found shape \[4, 3\], expected \[4, 2\]"),
+            (np.full((4, 2), np.nan), np.zeros((5, 2)), "queries: found a vector that is not finite"),
+            (np.zeros((4, 2)), np.full((5, 2), np.inf), "items: found a vector that is not finite"),
+        ],
+    )
+    def test_vectors(self, shop: EvaluationProtocol, queries: Float32, items: Float32, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            shop.evaluate_vectors(queries.astype(np.float32), items.astype(np.float32), "all")
+
+    def test_a_block_of_queries_of_another_shape(self, shop: EvaluationProtocol) -> None:
+        with pytest.raises(ValueError, match=r"queries: found a block of shape \[1, 2\], expected \[2, 2\]"):
+            shop.evaluate_vectors(lambda rows: np.zeros((1, 2), np.float32), np.zeros((5, 2), np.float32), "all")
 
     def test_an_unknown_task(self, shop: EvaluationProtocol) -> None:
         with pytest.raises(ValueError, match="task: found 'old', expected one of 'all', 'new'"):

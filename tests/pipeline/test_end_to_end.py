@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +256,21 @@ def test_a_killed_server_is_an_error_and_comes_back(shop: Shop) -> None:
         assert client.recommend("nobody").items
     again.terminate()
     assert again.wait(timeout=30) == 0
+
+
+def test_other_models_go_through_the_same_steps(shop: Shop) -> None:
+    spec = yaml.safe_load(shop.spec.read_text())
+    spec["retrieval"] = {"model": "graph_tower", "factors": 64}
+    spec["ranking"] = {"model": "neumf", "epochs": 5}
+    spec["evaluation"] |= {"min_auc": 0.0, "tolerance": 0.99, "slice_tolerance": 0.99}
+    file = shop.folder / "other.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    before = shop.versions["recommender"]
+    done = replace(shop, spec=file).run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = statuses(done.stdout)
+    assert ran["Transform"] == "cached"
+    assert {ran[step] for step in ("Trainer.retrieval", "Trainer.ranking", "BuildIndex", "CheckServable")} == {"ran"}
+    [version] = set(shop.versions["recommender"]) - set(before)
+    card = json.loads((shop.out / "serving/recommender" / version / "assets.extra/model_card.json").read_text())
+    assert (card["spec"]["retrieval"]["model"], card["spec"]["ranking"]["model"]) == ("graph_tower", "neumf")

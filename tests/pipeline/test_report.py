@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from twotower.pipeline.report import (
+from twotower.pipeline.report import render, write
+from twotower.pipeline.run_summary import (
     Anomaly,
     Count,
     Curve,
@@ -17,12 +18,13 @@ from twotower.pipeline.report import (
     Purchase,
     Recommendation,
     RunSummary,
+    SliceCell,
+    SliceRow,
+    SliceTable,
     Step,
     UserExample,
     from_json,
-    render,
     to_json,
-    write,
 )
 
 HOSTILE = '<script>alert("1")</script> & </td><img src=x onerror=alert(2)>'
@@ -85,6 +87,11 @@ def falling(start: float, floor: float, rate: float, epochs: int = 12) -> tuple[
         (float(n), round(floor + (start - floor) * math.exp(-rate * n) + 0.01 * math.sin(5 * n), 4))
         for n in range(1, epochs + 1)
     )
+
+
+def sliced(group: str, name: str, users: int, *values: float | None) -> SliceRow:
+    cells = [None if value is None else SliceCell(value, 0.9 * value, 1.1 * value) for value in values]
+    return SliceRow(group, name, users, tuple(cells))
 
 
 @pytest.fixture(name="run")
@@ -160,6 +167,25 @@ def example_run() -> RunSummary:
                     MetricRow("two-tower", (0.0388, 0.0512, 0.0147, 0.2874), ours=True),
                     MetricRow("two-tower + ranking", (0.0411, 0.0561, 0.0159, 0.2415), ours=True),
                 ),
+            ),
+        ),
+        slices=(
+            SliceTable(
+                "All purchases: catalogue, by slice",
+                "NDCG@20 with a 95% interval from 1,000 bootstrap resamples of the users; slices of at least 50 users",
+                ("popularity", "bought most often", "two-tower", "two-tower + ranking", "last pushed"),
+                (
+                    sliced("history", "new: fewer than 5 events", 61, 0.0511, None, 0.0622, 0.0702, 0.0695),
+                    sliced("history", "light: 5 to 212 events", 655, 0.1127, 0.2511, 0.1604, 0.2803, 0.2795),
+                    sliced("history", "heavy: more than 611 events", 651, 0.1923, 0.4409, 0.2688, 0.4806, 0.4911),
+                    sliced("household_size", "2", 232, 0.1427, 0.3491, 0.2011, 0.3702, 0.3755),
+                    sliced(
+                        "items", "new: first sold 30 days before the test or later", 402, 0.0, 0.0, 0.0211, 0.0187, 0.01
+                    ),
+                    sliced("department", "DRUG GM", 1411, 0.0312, 0.0811, 0.0611, 0.0902, 0.0877),
+                    sliced("department", "GROCERY", 1987, 0.1402, 0.3333, 0.1987, 0.3606, 0.3566),
+                ),
+                (Count("department, TRAVEL", 3), Count("age, 75+", 41)),
             ),
         ),
         users=(
@@ -304,6 +330,11 @@ def test_untrusted_text_shows_as_text(run: RunSummary) -> None:
         anomalies=(Anomaly(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
         curves=(Curve(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: ((1.0, 1.0), (2.0, 2.0))}),),
         tables=(MetricTable(HOSTILE, HOSTILE, (HOSTILE,), (MetricRow(HOSTILE, (1.0,), True),)),),
+        slices=(
+            SliceTable(
+                HOSTILE, HOSTILE, (HOSTILE,), (sliced(HOSTILE, HOSTILE, 1, 1.0),), (Count(HOSTILE, 1, HOSTILE),)
+            ),
+        ),
         users=(user,),
         steps=(Step(HOSTILE, "ran", 1.0),),
         peak_memory_mb=1.0,
