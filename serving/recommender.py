@@ -172,8 +172,11 @@ class Recommender(tf.Module):
 
 
 def _contains(sets: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Whether each of [b, n] is in its row's set [b, e]; [b, n] bool."""
-    return tf.reduce_any(values[:, :, tf.newaxis] == sets[:, tf.newaxis, :], axis=2)
+    """Whether each of [b, n] rows is in its list of [b, e]; [b, n] bool. Comparing all pairs would take b * n * e."""
+    # One more entry, that no row equals, keeps the lists from being empty.
+    ordered = tf.sort(tf.pad(sets, [[0, 0], [0, 1]], constant_values=-1), axis=1)
+    places = tf.minimum(tf.searchsorted(ordered, values), tf.shape(ordered)[1] - 1)
+    return tf.gather(ordered, places, batch_dims=1) == values
 
 
 def _concrete(

@@ -32,8 +32,9 @@ class Index(tf.Module):  # type: ignore[misc]
             bounds it first.
 
         Returns:
-          scores [b, k] float32, non-increasing along a list, each the exact dot product of its row; rows [b, k] int32,
-          none twice in a list. Where fewer than k rows were found, the tail holds row -1 and score -inf.
+          scores [b, k] float32, non-increasing along a list, each the exact dot product of its row as it is stored;
+          rows [b, k] int32, none twice in a list. Where fewer than k rows were found, the tail holds row -1 and
+          score -inf.
 
         Raises:
           ValueError: while tracing, if the width of ``queries`` is known and is not ``dim``.
@@ -61,7 +62,7 @@ class Index(tf.Module):  # type: ignore[misc]
           rows: int32 of any shape, each in [0, n).
 
         Returns:
-          float32 of shape ``rows.shape + [dim]``, bit for bit what was indexed.
+          float32 of shape ``rows.shape + [dim]``, bit for bit what was indexed, or as near as the index stores it.
 
         Raises:
           tf.errors.InvalidArgumentError: when run, if a row is outside [0, n).
@@ -71,12 +72,3 @@ class Index(tf.Module):  # type: ignore[misc]
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Searches at least one query for 1 <= k <= n rows; returns scores and rows [b, w], w <= k, in order."""
         raise NotImplementedError
-
-
-def gather(values: tf.Variable, at: tf.Tensor) -> tf.Tensor:
-    """Gathers rows of a variable.
-
-    ``tf.gather`` on a variable itself runs ResourceGather, which sets the variable to copy on every later read: each
-    matmul with it would then copy the whole matrix first.
-    """
-    return tf.gather(values.read_value(), at)

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from twotower.features.section import Precision
 from twotower.serving.index.base import FloatMatrix, Index
 from twotower.serving.index.exact import ExactIndex
 from twotower.serving.index.portable import PortableIndex
@@ -23,6 +24,7 @@ def build_index(
     recall: float = 0.95,
     queries: FloatMatrix | None = None,
     exact_below: int = EXACT_BELOW,
+    precision: Precision = "float32",
 ) -> Index:
     """Builds an index over the rows of a matrix.
 
@@ -42,6 +44,8 @@ def build_index(
       queries: [m, dim] float32 query embeddings to tune on, such as a few hundred users'; by default they are made
         from the rows, which real queries may differ from.
       exact_below: rows from which an approximation is used; for ScaNN at least 1,000.
+      precision: how the vectors are stored; their products are those of the stored vectors. ScaNN stores eight bits
+        for ``int4`` too, which it does not have.
 
     Raises:
       ValueError: for a matrix, kind, recall or queries other than described.
@@ -60,15 +64,15 @@ def build_index(
     if kind == "scann":
         exact_below = max(exact_below, SCANN_MIN_ROWS)
     if kind == "exact" or len(embeddings) < exact_below:
-        return ExactIndex(embeddings)
+        return ExactIndex(embeddings, precision)
     if queries is None:
         queries = typical_queries(embeddings, TUNING_QUERIES, seed)
     if kind == "portable":
-        return PortableIndex(embeddings, seed=seed, wanted=recall, queries=queries)
+        return PortableIndex(embeddings, seed=seed, wanted=recall, queries=queries, precision=precision)
     # Imported on demand: it loads ScaNN's ops, which a process that serves the other kinds may not have.
     from twotower.serving.index.scann import ScannIndex
 
-    return ScannIndex(embeddings, seed=seed, wanted=recall, queries=queries)
+    return ScannIndex(embeddings, seed=seed, wanted=recall, queries=queries, precision=precision)
 
 
 def _checked(name: str, matrix: FloatMatrix) -> FloatMatrix:

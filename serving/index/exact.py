@@ -2,7 +2,9 @@
 
 import tensorflow as tf
 
-from twotower.serving.index.base import FloatMatrix, Index, gather
+from twotower.features.section import Precision
+from twotower.models.quantized import stored
+from twotower.serving.index.base import FloatMatrix, Index
 
 SCORES_PER_BLOCK = 1 << 24  # 64 MiB of float32 scores at a time, whatever the batch
 
@@ -10,23 +12,22 @@ SCORES_PER_BLOCK = 1 << 24  # 64 MiB of float32 scores at a time, whatever the b
 class ExactIndex(Index):
     """Scores every row by a matrix product, a block of queries at a time, and keeps the k best."""
 
-    def __init__(self, embeddings: FloatMatrix) -> None:
+    def __init__(self, embeddings: FloatMatrix, precision: Precision = "float32") -> None:
         super().__init__(*embeddings.shape)
-        self._vectors = tf.Variable(embeddings, trainable=False, name="vectors")
+        self._vectors = stored(embeddings, precision)
 
     def embeddings(self, rows: tf.Tensor) -> tf.Tensor:
         """See ``Index.embeddings``."""
-        return gather(self._vectors, rows)
+        return self._vectors(rows)
 
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        vectors = self._vectors.read_value()
         block = max(1, SCORES_PER_BLOCK // self.size)
         blocks = (tf.shape(queries)[0] + block - 1) // block
 
         def score_block(
             i: tf.Tensor, scores: tf.TensorArray, rows: tf.TensorArray
         ) -> tuple[tf.Tensor, tf.TensorArray, tf.TensorArray]:
-            best = tf.math.top_k(tf.matmul(queries[i * block : (i + 1) * block], vectors, transpose_b=True), k)
+            best = tf.math.top_k(self._vectors.products(queries[i * block : (i + 1) * block]), k)
             return i + 1, scores.write(i, best.values), rows.write(i, best.indices)
 
         _, scores, rows = tf.while_loop(

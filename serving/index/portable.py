@@ -3,7 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from twotower.serving.index.base import FloatMatrix, Index, gather
+from twotower.features.section import Precision
+from twotower.models.quantized import gather, stored
+from twotower.serving.index.base import FloatMatrix, Index
 from twotower.serving.index.partition import partition
 from twotower.serving.index.probing import num_leaves, recall, true_rows, tune
 
@@ -18,7 +20,9 @@ class PortableIndex(Index):
     does not depend on its batch, but for rounding.
     """
 
-    def __init__(self, embeddings: FloatMatrix, *, seed: int, wanted: float, queries: FloatMatrix) -> None:
+    def __init__(
+        self, embeddings: FloatMatrix, *, seed: int, wanted: float, queries: FloatMatrix, precision: Precision
+    ) -> None:
         """Partitions the rows and finds how many leaves reach the wanted recall on ``queries`` [m, dim]."""
         super().__init__(*embeddings.shape)
         leaves = partition(embeddings, num_leaves(self.size), seed)
@@ -28,9 +32,9 @@ class PortableIndex(Index):
         self._splits = tf.Variable(leaves.splits, trainable=False, name="splits")
         self._rows = tf.Variable(leaves.order, trainable=False, name="rows")
         self._places = tf.Variable(place, trainable=False, name="places")
-        self._vectors = tf.Variable(embeddings[leaves.order], trainable=False, name="vectors")
+        self._vectors = stored(embeddings[leaves.order], precision)
 
-        truth = true_rows(embeddings, queries)
+        truth = true_rows(self.embeddings(tf.range(self.size)).numpy(), queries)
         probe = tf.function(self._probe, autograph=False, reduce_retracing=True)
 
         def recall_of(k: int, count: int) -> float:
@@ -43,21 +47,21 @@ class PortableIndex(Index):
 
     def embeddings(self, rows: tf.Tensor) -> tf.Tensor:
         """See ``Index.embeddings``."""
-        return gather(self._vectors, gather(self._places, rows))
+        return self._vectors(gather(self._places, rows))
 
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._probe(queries, k, self._probing.leaves_for(k))
 
     def _probe(self, queries: tf.Tensor, k: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Searches ``count`` leaves a query, which must hold k rows."""
-        splits, vectors, row_of = self._splits.read_value(), self._vectors.read_value(), self._rows.read_value()
+        splits, row_of = self._splits.read_value(), self._rows.read_value()
         leaves = tf.math.top_k(tf.matmul(queries, self._centroids.read_value(), transpose_b=True), count).indices
         starts, limits = tf.gather(splits, leaves), tf.gather(splits, leaves + 1)
 
         def search_one(args: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             query, start, limit = args
             places = tf.ragged.range(start, limit).flat_values
-            best = tf.math.top_k(tf.linalg.matvec(tf.gather(vectors, places), query), k)
+            best = tf.math.top_k(tf.linalg.matvec(self._vectors(places), query), k)
             return best.values, tf.gather(row_of, tf.gather(places, best.indices))
 
         # A query at a time: the candidates of a whole batch would take batch * rows probed * dim floats.

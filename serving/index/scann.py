@@ -8,7 +8,9 @@ from google.protobuf import text_format
 from scann.proto import scann_pb2
 from scann.scann_ops.py import scann_ops
 
-from twotower.serving.index.base import FloatMatrix, Index, gather
+from twotower.features.section import Precision
+from twotower.models.quantized import gather
+from twotower.serving.index.base import FloatMatrix, Index
 from twotower.serving.index.probing import fewest, num_leaves, recall, true_rows, tune
 
 ANISOTROPIC_THRESHOLD = 0.2
@@ -25,19 +27,23 @@ class ScannIndex(Index):
     A process that loads the saved index imports ``scann.scann_ops.py.scann_ops`` first; saving needs
     ``tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])``.
 
-    The variables hold the vectors once on disk; in memory ScaNN makes its own copy of them on the first search, one
-    for all functions of a loaded model. A query's answer does not depend on its batch, but for rounding.
+    The variables hold the vectors once on disk, as floats or as 8-bit numbers with a scale a column; in memory ScaNN
+    makes its own copy of them on the first search, one for all functions of a loaded model. A query's answer does not
+    depend on its batch, but for rounding.
     """
 
-    def __init__(self, embeddings: FloatMatrix, *, seed: int, wanted: float, queries: FloatMatrix) -> None:
+    def __init__(
+        self, embeddings: FloatMatrix, *, seed: int, wanted: float, queries: FloatMatrix, precision: Precision
+    ) -> None:
         """Builds the searcher and finds the settings that reach the wanted recall on ``queries`` [m, dim]."""
         super().__init__(*embeddings.shape)
-        searcher = _build_searcher(embeddings, num_leaves(self.size), seed)
+        self._int8 = precision != "float32"
+        searcher = _build_searcher(embeddings, num_leaves(self.size), seed, self._int8)
         self._state = searcher.serialize_to_module()
         tf.raw_ops.DestroyResourceOp(resource=searcher.searcher_handle)
         self._shared_name = "scann-" + _digest(self._state)
 
-        truth = true_rows(embeddings, queries)
+        truth = true_rows(self.embeddings(tf.range(self.size)).numpy(), queries)
 
         def recall_of(k: int, leaves: int, reorder: int) -> float:
             _, found = self._probe(queries, tf.constant(k), leaves, min(self.size, reorder * k))
@@ -52,6 +58,8 @@ class ScannIndex(Index):
 
     def embeddings(self, rows: tf.Tensor) -> tf.Tensor:
         """See ``Index.embeddings``."""
+        if self._int8:
+            return tf.cast(gather(self._state.int8_dataset, rows), tf.float32) / self._state.int8_multipliers
         return gather(self._state.dataset, rows)
 
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -82,7 +90,7 @@ class ScannIndex(Index):
         return tf.where(missing, float("-inf"), scores), tf.where(missing, -1, rows)
 
 
-def _build_searcher(embeddings: FloatMatrix, leaves: int, seed: int) -> scann_ops.ScannSearcher:
+def _build_searcher(embeddings: FloatMatrix, leaves: int, seed: int, int8: bool) -> scann_ops.ScannSearcher:
     def create(db: FloatMatrix, config: str, threads: int, **_: object) -> scann_ops.ScannSearcher:
         # The builder has no seeds; the configuration that it writes has.
         seeded = text_format.Parse(config, scann_pb2.ScannConfig())
@@ -95,13 +103,19 @@ def _build_searcher(embeddings: FloatMatrix, leaves: int, seed: int) -> scann_op
     # ScaNN's random initialisation ignores the seed; k-means++ does not.
     builder.tree(leaves, leaves, training_sample_size=max(TRAINING_ROWS, 64 * leaves), random_init=False)
     builder.score_ah(DIMS_PER_BLOCK, anisotropic_quantization_threshold=ANISOTROPIC_THRESHOLD)
-    builder.reorder(1_000)
+    builder.reorder(1_000, quantize=int8)
     return builder.set_builder_lambda(create).build()
 
 
 def _digest(state: scann_ops.ScannState) -> str:
     digest = hashlib.sha256()
-    for tensor in (state.scann_config, state.serialized_partitioner, state.hashed_dataset, state.dataset):
+    for tensor in (
+        state.scann_config,
+        state.serialized_partitioner,
+        state.hashed_dataset,
+        state.dataset,
+        state.int8_dataset,
+    ):
         value = tensor.numpy()
         digest.update(b"".join(value.ravel()) if value.dtype == object else value.tobytes())
     return digest.hexdigest()

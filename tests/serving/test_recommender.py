@@ -13,12 +13,14 @@ import tensorflow as tf
 from tiny_shop import DAY, ITEMS, SPEC, SPLIT, TASTES, USERS, Shop
 
 from twotower.models.candidates import TowerRetriever
+from twotower.models.contract import Towers
 from twotower.models.exports import RankingExport, TowersExport
-from twotower.models.protocol import top_k
 from twotower.models.queries import Queries
-from twotower.models.ranking import RankingNetwork, item_statistics
-from twotower.models.retrieval import TrainingEvents, build_towers
+from twotower.models.ranking_fit import build_ranker
+from twotower.models.retrieval import build_towers
 from twotower.models.tables import Users
+from twotower.models.top_k import top_k
+from twotower.models.training_events import TrainingEvents
 from twotower.serving import servable
 from twotower.serving.index import build_index
 from twotower.serving.index.export import IndexExport
@@ -97,14 +99,15 @@ def composed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Composed:
     data = shop.data()
     catalogue, train = data.catalogue(), data.users("train")
     query, candidate = build_towers(SPEC, catalogue, train, data.n_users, TrainingEvents.choose(SPEC, train, N_ITEMS))
-    towers = TowersExport(query, candidate, data.query_encodings, data.item_encodings, SPEC.retrieval.history_length)
+    towers = TowersExport(
+        Towers(query, candidate), data.query_encodings, data.item_encodings, SPEC.retrieval.history_length
+    )
     queries = Queries(SPEC, train, N_ITEMS)
-    statistics = item_statistics(train.history, SPLIT, N_ITEMS)
-    network = RankingNetwork(data.query_encodings, catalogue, statistics, units=SPEC.ranking.units)
-    ranking = RankingExport(network, data.query_encodings)
+    built_ranker = build_ranker(SPEC, catalogue, train)
+    ranking = RankingExport(built_ranker, data.query_encodings)
     for function in (towers.query, towers.candidate, ranking.score):
         function.get_concrete_function()  # creates the weights
-    for built in (query, candidate, network):
+    for built in (query, candidate, built_ranker.network):
         randomise(built, random)
     tf.saved_model.save(towers, str(folder / "towers"))
     tf.saved_model.save(ranking, str(folder / "ranker"))
