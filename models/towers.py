@@ -1,56 +1,35 @@
 """The two towers: query (who, with what history, when) and candidate (which item), one vector each.
 
-A score is the dot product of the two vectors. Covington et al. 2016 (doi:10.1145/2959100.2959190) and
-Yi et al. 2019 (doi:10.1145/3298689.3346996) describe the architecture.
+A score is the dot product of the two vectors: ``dim - 1`` trained dimensions, those of the graph of who bought what
+if there are any, and the item's prior, by which the query's last entry, 1, is multiplied. Covington et al. 2016
+(doi:10.1145/2959100.2959190) and Yi et al. 2019 (doi:10.1145/3298689.3346996) describe the architecture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from twotower.features.encoding import Encoding
+from twotower.features.model_choices import HistoryEncoding, Similarity
 from twotower.models.feature_encoder import FeatureEncoder
+from twotower.models.graph_factors import START, GraphFactors
+from twotower.models.history_encoders import HISTORY_ENCODERS
+from twotower.models.id_embeddings import IdEmbedding
 from twotower.models.tables import Table
 
 Features = Mapping[str, tf.Tensor]
 
-# Half-lives, in days, that the recency-weighted history means start from; training moves them.
-HALF_LIVES = (7.0, 45.0, 365.0)
-
-
-class IdEmbedding(tf.keras.layers.Layer):
-    """Embedding of ids; rare and unknown ones share one row, which id dropout trains.
-
-    Without dropout that row would never be trained, and unknown ids would get an arbitrary vector.
-    """
-
-    def __init__(self, counts: npt.NDArray[np.int64], *, min_count: int, dim: int, dropout: float, **kwargs: object):
-        super().__init__(**kwargs)
-        known = np.flatnonzero(counts >= min_count)
-        rows = np.full(len(counts) + 1, len(known), dtype=np.int32)
-        rows[known] = np.arange(len(known))
-        self._unknown = len(known)
-        self._rows = tf.Variable(rows, trainable=False, name="rows")
-        self._dropout = dropout
-        self.embedding = tf.keras.layers.Embedding(
-            len(known) + 1, dim, embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=0.05)
-        )
-
-    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Vocabulary rows [...] (the vocabulary's size = unknown) to [..., dim]."""
-        rows = tf.gather(self._rows, ids)
-        if training and self._dropout > 0:
-            dropped = tf.random.uniform(tf.shape(rows)) < self._dropout
-            rows = tf.where(dropped, self._unknown, rows)
-        return self.embedding(rows)
-
 
 class CandidateTower(tf.keras.Model):
-    """Item features to [b, dim]: id, every item feature, through a perceptron; the id adds to it directly."""
+    """Item features to a vector: id, every item feature, through a perceptron; the id adds to it directly.
+
+    ``affinity_weight`` scales the trained dimensions when served, not in training.
+    """
 
     def __init__(
         self,
@@ -61,25 +40,39 @@ class CandidateTower(tf.keras.Model):
         units: Sequence[int],
         dim: int,
         affinity_weight: float = 1.0,
+        similarity: Similarity = "dot",
+        graph: GraphFactors | None = None,
     ) -> None:
         super().__init__()
         self._affinity_weight = affinity_weight
+        self._similarity = similarity
         self._log_prior = tf.Variable(log_prior, trainable=False, name="log_prior")
+        self._graph = graph
         self.item_ids = item_ids
         self.encoder = FeatureEncoder(encodings)
         self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
         self.project = tf.keras.layers.Dense(dim - 1)
 
+    def set_prior(self, log_prior: npt.NDArray[np.float32]) -> None:
+        """Replace the items' prior, [items + 1]."""
+        self._log_prior.assign(log_prior)
+
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
-        """``item_id`` [b] and the item encodings to [b, dim] float32."""
-        ids = self.item_ids(features["item_id"], training=training)
-        hidden = tf.concat([ids, self.encoder(features)], axis=1) if self.encoder.encodings else ids
+        """``item_id`` [b] and the item encodings to [b, dim + graph's] float32."""
+        rows = features["item_id"]
+        ids = self.item_ids(rows, training=training)
+        graph = [] if self._graph is None else [self._graph.items(rows)]
+        encoded = [self.encoder(features)] if self.encoder.encodings else []
+        hidden = tf.concat([ids, *encoded], axis=1)
         for layer in self.hidden:
             hidden = layer(hidden)
-        prior = tf.gather(self._log_prior, features["item_id"])[:, tf.newaxis]
+        affinity = self.project(hidden) + ids
+        if self._similarity == "cosine":
+            affinity = tf.math.l2_normalize(affinity, axis=1)
         # Affinities learnt from few purchases are overstated: what is served is shrunk towards the prior.
         weight = 1.0 if training else self._affinity_weight
-        return tf.concat([weight * (self.project(hidden) + ids), prior], axis=1)
+        prior = tf.gather(self._log_prior, rows)[:, tf.newaxis]
+        return tf.concat([weight * affinity, *graph, prior], axis=1)
 
 
 class HistoryItems(tf.keras.layers.Layer):
@@ -106,32 +99,12 @@ class HistoryItems(tf.keras.layers.Layer):
         return tf.concat([ids, labels], axis=2)
 
 
-class HistoryEncoder(tf.keras.layers.Layer):
-    """Means of the history's item embeddings, one for each learned half-life of the events' age."""
-
-    def __init__(self, n_items: int, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self._n_items = n_items
-
-    def build(self, input_shape: object) -> None:
-        """Create the half-lives."""
-        del input_shape
-        self._log_half_lives = self.add_weight(
-            name="log_half_lives",
-            shape=(len(HALF_LIVES),),
-            initializer=tf.keras.initializers.Constant(np.log(HALF_LIVES).tolist()),
-        )
-
-    def call(self, vectors: tf.Tensor, items: tf.Tensor, ages: tf.Tensor) -> tf.Tensor:
-        """Item vectors [b, h, dim], rows [b, h] (``n_items`` = padding or unknown), ages [b, h] in days."""
-        decay = tf.exp(-np.log(2.0) * ages[:, tf.newaxis, :] / tf.exp(self._log_half_lives)[:, tf.newaxis])
-        weights = decay * tf.cast(items < self._n_items, tf.float32)[:, tf.newaxis, :]
-        means = tf.math.divide_no_nan(weights @ vectors, tf.reduce_sum(weights, axis=2, keepdims=True))
-        return tf.reshape(means, [tf.shape(items)[0], len(HALF_LIVES) * vectors.shape[-1]])
-
-
 class QueryTower(tf.keras.Model):
-    """User features, history and context to [b, dim]."""
+    """User features, history and context to a vector.
+
+    Args:
+        temperature: what trained affinities are divided by; ``"learned"`` starts at 1, and at 0.1 for cosines.
+    """
 
     def __init__(
         self,
@@ -142,22 +115,34 @@ class QueryTower(tf.keras.Model):
         n_items: int,
         units: Sequence[int],
         dim: int,
+        history_encoder: HistoryEncoding = "mean",
+        similarity: Similarity = "dot",
+        temperature: float | Literal["learned"] = 1.0,
+        graph: GraphFactors | None = None,
     ) -> None:
         super().__init__()
+        self._n_items = n_items
+        self._similarity = similarity
+        self._graph = graph
         self.user_ids = user_ids
         self.history_items = history_items
-        self.history = HistoryEncoder(n_items)
+        self.history = HISTORY_ENCODERS[history_encoder](n_items)
         self.encoder = FeatureEncoder(encodings)
         self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
         self.project = tf.keras.layers.Dense(
             dim - 1, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01)
         )
+        learned = temperature == "learned"
+        start = (1.0 if similarity == "dot" else 0.1) if temperature == "learned" else temperature
+        self._log_temperature = tf.Variable(np.log(start), trainable=learned, dtype=tf.float32, name="log_temperature")
+        if graph is not None:
+            self._log_graph_weight = tf.Variable(np.log(START), dtype=tf.float32, name="log_graph_weight")
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """``user_id`` [b], ``history_item_id`` [b, h], ``history_age`` [b, h] in days, user and context encodings."""
         items = features["history_item_id"]
         history = self.history(self.history_items(items), items, features["history_age"])
-        events = tf.cast(tf.math.count_nonzero(items < self.history._n_items, axis=1), tf.float32)
+        events = tf.cast(tf.math.count_nonzero(items < self._n_items, axis=1), tf.float32)
         parts = [
             self.user_ids(features["user_id"], training=training),
             history,
@@ -166,5 +151,10 @@ class QueryTower(tf.keras.Model):
         hidden = tf.concat([*parts, self.encoder(features)] if self.encoder.encodings else parts, axis=1)
         for layer in self.hidden:
             hidden = layer(hidden)
-        vector = self.project(hidden)
-        return tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+        affinity = self.project(hidden)
+        if self._similarity == "cosine":
+            affinity = tf.math.l2_normalize(affinity, axis=1)
+        vectors = [affinity * tf.exp(-self._log_temperature)]
+        if self._graph is not None:
+            vectors.append(tf.exp(self._log_graph_weight) * self._graph.history(items))
+        return tf.concat([*vectors, tf.ones_like(affinity[:, :1])], axis=1)

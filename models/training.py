@@ -1,4 +1,4 @@
-"""What both trainers share: the run's seed, progress lines, the training curve, and saving."""
+"""What the trainers share: the learning rate's schedule, progress lines, the training curve, and saving."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -15,10 +16,26 @@ progress = logging.getLogger("twotower.progress")
 CURVE_FILE = "curve.json"
 
 
+# Share of the steps over which a warmed-up learning rate rises.
+WARMUP = 0.1
+
+
+def schedule(
+    rate: float, kind: Literal["constant", "warmup_cosine"], steps: int
+) -> float | tf.keras.optimizers.schedules.LearningRateSchedule:
+    """A learning rate over ``steps``: as it is, or rising to ``rate`` and then falling to 0 along a cosine."""
+    if kind == "constant":
+        return rate
+    warmup = max(1, round(WARMUP * steps))
+    return tf.keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
+    )
+
+
 class Progress(tf.keras.callbacks.Callback):
     """Says how far training is, at most every few seconds, and keeps the epochs' losses for the report."""
 
-    def __init__(self, epochs: int, steps: int, examples_a_step: int, folder: str) -> None:
+    def __init__(self, epochs: int, steps: int, examples_a_step: int, folder: str | Path) -> None:
         super().__init__()
         self._epochs, self._steps, self._examples = epochs, steps, examples_a_step
         self._folder = Path(folder)
@@ -45,9 +62,9 @@ class Progress(tf.keras.callbacks.Callback):
         seconds = time.monotonic() - self._started
         # TFRS logs the last batch's loss; the mean says how the epoch went.
         values = {name: float(value) for name, value in (logs or {}).items()} | {"loss": float(np.mean(self._losses))}
-        self._curve.append({"epoch": epoch + 1.0, **values})
-        shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("loss", "auc") if name in values)
+        shown = "  ".join(f"{name} {values[name]:.4f}" for name in ("loss", "auc", "ndcg") if name in values)
         rate = self._steps * self._examples / seconds
+        self._curve.append({"epoch": epoch + 1.0, **values, "examples_per_second": rate})
         progress.info("epoch %d/%d  %s  %.0f s  %s examples/s", epoch + 1, self._epochs, shown, seconds, f"{rate:,.0f}")
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:

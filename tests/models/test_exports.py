@@ -10,11 +10,13 @@ from tiny_shop import SPEC, SPLIT, Shop
 
 from twotower.features.encoding import Encoding
 from twotower.models.candidates import TowerRetriever, embed_catalogue
+from twotower.models.contract import Towers
 from twotower.models.exports import RankingExport, TowersExport, feature_signature, query_signature
 from twotower.models.queries import Queries
-from twotower.models.ranking import RankingNetwork, item_statistics
-from twotower.models.retrieval import TrainingEvents, build_towers
+from twotower.models.ranking_fit import build_ranker
+from twotower.models.retrieval import build_towers
 from twotower.models.tables import Catalogue, Users
+from twotower.models.training_events import TrainingEvents, two_tower
 from twotower.models.transformed import Transformed
 
 
@@ -64,13 +66,13 @@ def test_towers_survive_saving(data: Transformed, catalogue: Catalogue, train: U
     n_items, length = len(catalogue), SPEC.retrieval.history_length
     events = TrainingEvents.choose(SPEC, train, n_items)
     query, candidate = build_towers(SPEC, catalogue, train, data.n_users, events)
-    export = TowersExport(query, candidate, data.query_encodings, data.item_encodings, length)
+    export = TowersExport(Towers(query, candidate), data.query_encodings, data.item_encodings, length)
     tf.saved_model.save(export, str(tmp_path))
     features = queries_of(train, n_items, length)
     retriever = TowerRetriever(str(tmp_path), catalogue, Queries(SPEC, train, n_items))
     vectors, items = query(features).numpy(), embed_catalogue(export, catalogue)
-    assert vectors.shape == (len(train), SPEC.retrieval.embedding_dim)
-    assert items.shape == (n_items, SPEC.retrieval.embedding_dim)
+    width = two_tower(SPEC).embedding_dim + two_tower(SPEC).graph_factors
+    assert (vectors.shape, items.shape) == ((len(train), width), (n_items, width))
     np.testing.assert_allclose(retriever.items, items, atol=1e-6)
     rows, moments = np.arange(len(train)), np.full(len(train), SPLIT)
     cuts = train.history.offsets[1:]
@@ -84,13 +86,12 @@ def test_towers_survive_saving(data: Transformed, catalogue: Catalogue, train: U
 
 def test_rankers_survive_saving(data: Transformed, catalogue: Catalogue, train: Users, tmp_path: Path) -> None:
     n_items = len(catalogue)
-    statistics = item_statistics(train.history, SPLIT, n_items)
-    network = RankingNetwork(data.query_encodings, catalogue, statistics, units=SPEC.ranking.units)
-    tf.saved_model.save(RankingExport(network, data.query_encodings), str(tmp_path))
+    ranker = build_ranker(SPEC, catalogue, train)
+    tf.saved_model.save(RankingExport(ranker, data.query_encodings), str(tmp_path))
     features = queries_of(train, n_items, SPEC.ranking.history_length)
     candidates = tf.constant([[0, 3, n_items, 9]] * len(train), tf.int32)
     loaded = tf.saved_model.load(str(tmp_path))
     found = loaded.score(features, candidates)
-    logits = network(features, candidates, tf.gather(statistics, candidates))
+    logits = ranker.network(features, candidates, ranker.numbers(features, candidates))
     np.testing.assert_allclose(found["bought"], 1 / (1 + np.exp(-logits["bought"])), atol=1e-6)
     np.testing.assert_allclose(found["quantity"], np.exp(np.maximum(logits["quantity"], 0)) - 1, atol=1e-6)

@@ -1,6 +1,8 @@
 """Retrieval training: the draws, the logQ correction, and that the towers learn what is known to be right."""
 
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,16 +11,31 @@ import pytest
 import tensorflow as tf
 
 from twotower.features.encoding import Encoding
+from twotower.features.model_choices import TwoTower
 from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
 from twotower.models.candidates import embed_catalogue
+from twotower.models.contract import Towers, TrainingData
 from twotower.models.exports import TowersExport
 from twotower.models.queries import Queries
-from twotower.models.retrieval import Retrieval, TrainingEvents, _distinct, build_towers, training_dataset
+from twotower.models.retrieval import Retrieval, build_towers, fit
 from twotower.models.tables import Catalogue, Users
+from twotower.models.towers import CandidateTower, QueryTower
+from twotower.models.training_events import TrainingEvents, training_dataset, two_tower
 
 DAY = 86_400
 SPLIT_DAY = 100
+# The towers alone: what is learned, and nothing shrunk.
+PLAIN = {
+    "embedding_dim": 6,
+    "graph_factors": 0,
+    "tower_units": [8],
+    "history_length": 4,
+    "min_id_count": 1,
+    "events_per_user": 1,
+    "prior_half_life_days": 30,
+    "affinity_weight": 0.5,
+}
 Event = tuple[int, int, float]  # user, item, day
 
 
@@ -28,7 +45,7 @@ def shop_spec(**retrieval: Any) -> Spec:
             "name": "shop",
             "interactions": {"path": "e.csv", "user": "user", "item": "item", "time": "time"},
             "split": {"test_from": "1970-04-11"},
-            "retrieval": {"embedding_dim": 6, "tower_units": [8], "history_length": 4, "min_id_count": 1, **retrieval},
+            "retrieval": {**PLAIN, **retrieval},
         }
     )
 
@@ -56,7 +73,7 @@ def trained(spec: Spec, users: Users, catalogue: Catalogue, steps: int) -> tuple
     tf.keras.utils.set_random_seed(spec.seed)
     query, candidate = build_towers(spec, catalogue, users, len(users), events)
     model = Retrieval(query, candidate, catalogue, events.item_share, spec)
-    model.compile(optimizer=tf.keras.optimizers.Adagrad(spec.retrieval.learning_rate))
+    model.compile(optimizer=tf.keras.optimizers.Adagrad(two_tower(spec).learning_rate))
     model.fit(training_dataset(spec, users, n_items, events, spec.seed), steps_per_epoch=steps, verbose=0)
     return model, events
 
@@ -85,6 +102,23 @@ class TestTrainingEvents:
         np.testing.assert_allclose(events.item_share, weights / weights.sum())
         assert events.cumulative[-1] == pytest.approx(1)
         assert users.history.items[events.events].tolist() == [0, 0, 1, 2]
+
+    def test_the_prior_has_a_half_life_of_its_own(self) -> None:
+        spec = shop_spec(recency_half_life_days=10, prior_half_life_days=20)
+        events = TrainingEvents.choose(spec, people([(0, 0, 90), (0, 1, 70)], 1), 2)
+        np.testing.assert_allclose(events.item_share, [4 / 5, 1 / 5])
+        np.testing.assert_allclose(events.prior_share, [2 / 3, 1 / 3])
+
+    def test_what_an_event_weighs(self) -> None:
+        # User 0 bought item 0 three times, 7 pieces each time, and item 1 once, one piece.
+        users = people([(0, 0, 90), (0, 0, 90), (0, 0, 90), (0, 1, 90)], 1)
+        users = replace(users, history=replace(users.history, quantities=np.array([7, 7, 7, 1], np.float32)))
+        found = {
+            weight: TrainingEvents.choose(shop_spec(event_weight=weight), users, 2).item_share[0]
+            for weight in ("pair", "event", "quantity")
+        }
+        # log(1 + 7) is three times log(1 + 1).
+        assert found == pytest.approx({"pair": 1 / 2, "event": 3 / 4, "quantity": 9 / 10})
 
     def test_old_data_under_a_short_half_life_still_has_shares(self) -> None:
         # 2^-(90 / 0.01) is 0 in any float: only how much older than the newest event counts.
@@ -121,6 +155,41 @@ class TestTrainingDataset:
         drawn = np.concatenate([batch["positive"].numpy() for batch in batches])
         # 40,000 draws: the standard error of a share is at most 0.0025.
         np.testing.assert_allclose(np.bincount(drawn, minlength=6) / len(drawn), events.item_share, atol=0.01)
+
+    def test_several_positives_a_query_come_from_one_basket_with_the_same_shares(self) -> None:
+        spec, users = shop_spec(batch_size=1_000, events_per_user=4, recency_half_life_days=20), random_shop()
+        events = TrainingEvents.choose(spec, users, 6)
+        baskets = {
+            (user, time): set(users.history.items[(users.history.users == user) & (users.history.times == time)])
+            for user, time in zip(users.history.users, users.history.times, strict=True)
+        }
+        drawn = []
+        for batch in training_dataset(spec, users, 6, events, seed=1).take(40):
+            assert len(batch["user_id"]) == 250
+            positives = batch["positive"].numpy().reshape(250, 4)
+            drawn.append(positives.ravel())
+            for user, several in zip(batch["user_id"].numpy(), positives, strict=True):
+                assert any(set(several) <= basket for (owner, _), basket in baskets.items() if owner == user)
+            own = batch["history_item_id"].numpy()[:, :, np.newaxis] == positives[:, np.newaxis]
+            assert not own.any()
+        shares = np.bincount(np.concatenate(drawn), minlength=6) / 40_000
+        np.testing.assert_allclose(shares, events.item_share, atol=0.015)
+
+    def test_histories_are_as_long_as_the_longest_of_the_batch(self) -> None:
+        # Ten events on ten days: the last one's history has nine.
+        users = people([(0, item % 5, 80 + item) for item in range(10)], 1)
+        for length, expected in ((50, 9), (4, 4)):
+            spec = shop_spec(batch_size=500, history_length=length)
+            events = TrainingEvents.choose(spec, users, 5)
+            [batch] = training_dataset(spec, users, 5, events, seed=1).take(1)
+            assert batch["history_item_id"].shape[1] == batch["history_age"].shape[1] == expected
+
+    def test_without_an_order_all_else_is_history(self) -> None:
+        users = people([(0, 0, 90), (0, 1, 90), (0, 2, 90), (1, 3, 90)], 2)
+        spec = shop_spec(batch_size=100)
+        [batch] = training_dataset(spec, users, 6, TrainingEvents.choose(spec, users, 6), seed=1).take(1)
+        for items, positive in zip(batch["history_item_id"].numpy(), batch["positive"].numpy(), strict=True):
+            assert set(items) - {6} == {0, 1, 2, 3} - {positive} - ({3} if positive < 3 else {0, 1, 2})
 
     def test_positives_are_not_in_their_own_histories_nor_is_their_future(self) -> None:
         spec, users = shop_spec(batch_size=200), random_shop()
@@ -209,11 +278,6 @@ class TestLogQ:
         found = learned_scores(self.SHARE, correction=False, uniform=0, batch=6)
         assert self.slope(found) < 0.5
 
-    def test_each_candidate_counts_once_and_never_against_itself(self) -> None:
-        # Queries buy 5, 7 and 5; the uniform draws are 7, 9 and 9.
-        found = _distinct(tf.constant([5, 7, 5, 7, 9, 9]), 3).numpy().astype(int).tolist()
-        assert found == [[1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 1, 0], [0, 1, 1, 0, 1, 0]]
-
 
 def blocks(seed: int = 1) -> Users:
     """Users 0-29 buy items 0-5, users 30-59 items 6-11; each buys five of six, so that one is left to predict."""
@@ -233,6 +297,9 @@ BLOCKS_SPEC = shop_spec(
 )
 
 
+FEW_STEPS = {"learning_rate": 0.01, "epochs": 3, "events_per_epoch": 64 * 50}
+
+
 class TestTraining:
     def test_a_block_matrix_is_learned(self) -> None:
         users, catalogue = blocks(), catalogue_of(12)
@@ -242,6 +309,30 @@ class TestTraining:
         own[30:], other[30:] = scores[30:, 6:], scores[30:, :6]
         # Every item of a user's own block above every one of the other, the one never bought too.
         assert (own.min(axis=1) > other.max(axis=1)).mean() > 0.95
+
+    @pytest.mark.parametrize(
+        "choice",
+        [
+            {"history_encoder": "attention"},
+            {"history_encoder": "self_attention"},
+            {"similarity": "cosine", "temperature": "learned"},
+            {"similarity": "cosine", "temperature": 0.2, "hard_negatives": 0.5},
+            {"graph_factors": 3, "learning_rate_schedule": "warmup_cosine"},
+            {"events_per_user": 4, "event_weight": "quantity", "validation_days": 10},
+        ],
+        ids=" ".join,
+    )
+    def test_every_choice_learns_a_block_matrix(self, choice: dict[str, Any], tmp_path: Path) -> None:
+        users, catalogue = blocks(), catalogue_of(12)
+        whole = {**BLOCKS_SPEC.retrieval.model_dump(), **FEW_STEPS, **choice}
+        spec = BLOCKS_SPEC.model_copy(update={"retrieval": TwoTower.model_validate(whole)})
+        towers = fit(TrainingData(spec, catalogue, users, 60, tmp_path))
+        query, candidate = cast(QueryTower, towers.query), cast(CandidateTower, towers.candidate)
+        model = Retrieval(query, candidate, catalogue, np.ones(12) / 12, spec)
+        scores = item_scores(model, spec, users, catalogue)
+        own, other = scores[:, :6].copy(), scores[:, 6:].copy()
+        own[30:], other[30:] = scores[30:, 6:], scores[30:, :6]
+        assert (own.mean(axis=1) > other.mean(axis=1)).mean() > 0.95
 
     def test_two_runs_give_the_same_weights(self) -> None:
         users, catalogue = blocks(), catalogue_of(12)
@@ -260,7 +351,7 @@ class TestTraining:
         unknown = tf.constant([60]), tf.constant([12]), tf.constant([12])
         before = [layer(ids).numpy() for layer, ids in zip(layers, unknown, strict=True)]
         model = Retrieval(query, candidate, catalogue, events.item_share, spec)
-        model.compile(optimizer=tf.keras.optimizers.Adagrad(spec.retrieval.learning_rate))
+        model.compile(optimizer=tf.keras.optimizers.Adagrad(two_tower(spec).learning_rate))
         model.fit(training_dataset(spec, users, 12, events, 1), steps_per_epoch=20, verbose=0)
         for layer, ids, old in zip(layers, unknown, before, strict=True):
             assert np.abs(layer(ids).numpy() - old).max() > 1e-5
@@ -275,7 +366,9 @@ class TestTraining:
         scores = item_scores(model, spec, users, catalogue)
         assert scores.shape == (4, 5)
         assert np.isfinite(scores).all()
-        export = TowersExport(model.query, model.candidate, [], catalogue.encodings, spec.retrieval.history_length)
+        export = TowersExport(
+            Towers(model.query, model.candidate), [], catalogue.encodings, spec.retrieval.history_length
+        )
         embedded = embed_catalogue(export, catalogue)
         assert not np.allclose(embedded[3], embedded[4])
         assert np.linalg.norm(embedded[:, :-1], axis=1).min() > 0

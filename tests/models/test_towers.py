@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from twotower.features.encoding import Encoding
-from twotower.models.towers import HALF_LIVES, CandidateTower, HistoryEncoder, HistoryItems, IdEmbedding, QueryTower
+from twotower.models.graph_factors import START, GraphFactors
+from twotower.models.id_embeddings import IdEmbedding
+from twotower.models.towers import CandidateTower, HistoryItems, QueryTower
 
 COUNTS = np.array([9, 1, 5, 4, 0])  # with min_count 5, ids 0 and 2 are known
 N_ITEMS = len(COUNTS)
@@ -75,27 +77,6 @@ class TestHistoryItems:
         np.testing.assert_array_equal(rare[0], rare[2])
 
 
-class TestHistoryEncoder:
-    def test_recent_events_weigh_more_by_the_half_life(self) -> None:
-        # Events 0 and 7 days old: under the half-life of 7 days they weigh 1 and 1/2, so the mean of 0 and 3 is 1.
-        found = HistoryEncoder(5)(tf.constant([[[0.0], [3.0]]]), tf.constant([[1, 2]]), tf.constant([[0.0, 7.0]]))
-        expected = [3 * (w := 0.5 ** (7 / half_life)) / (1 + w) for half_life in HALF_LIVES]
-        assert expected[0] == 1
-        np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-
-    def test_unknown_items_and_padding_do_not_count(self) -> None:
-        encoder = HistoryEncoder(5)
-        found = encoder(tf.constant([[[2.0], [9.0]]] * 2), tf.constant([[1, 5], [5, 5]]), tf.zeros([2, 2]))
-        np.testing.assert_allclose(found, [[2, 2, 2], [0, 0, 0]], rtol=1e-6)
-
-    def test_an_empty_history_is_zero(self) -> None:
-        assert HistoryEncoder(5)(tf.zeros([2, 0, 3]), tf.zeros([2, 0], tf.int32), tf.zeros([2, 0])).shape == (2, 9)
-
-    def test_ancient_events_do_not_overflow(self) -> None:
-        found = HistoryEncoder(5)(tf.constant([[[2.0]]]), tf.constant([[1]]), tf.constant([[100_000.0]]))
-        assert np.isfinite(found).all()
-
-
 class TestQueryTower:
     def test_the_last_dimension_takes_the_items_prior_as_it_is(self) -> None:
         vectors = query_tower()(query([[0, 2], [5, 5]], [[1.0, 2.0], [0.0, 0.0]])).numpy()
@@ -145,3 +126,40 @@ def test_served_affinities_are_shrunk_and_the_prior_is_not() -> None:
     np.testing.assert_allclose(served[:, :-1], 0.25 * trained[:, :-1], rtol=1e-6)
     np.testing.assert_array_equal(served[:, -1], prior)
     np.testing.assert_array_equal(trained[:, -1], prior)
+
+
+def towers(graph: GraphFactors | None = None, **choice: Any) -> tuple[QueryTower, CandidateTower]:
+    return query_tower(graph=graph, **choice), CandidateTower(
+        [], ids(), np.zeros(6, np.float32), units=[4], dim=4, graph=graph, similarity=choice.get("similarity", "dot")
+    )
+
+
+def test_cosines_leave_the_prior_alone() -> None:
+    asked, items = towers(similarity="cosine", temperature=0.5)
+    queries = asked(query([[0, 2], [1, 5]], [[1.0, 2.0], [3.0, 0.0]])).numpy()
+    vectors = items({"item_id": tf.range(6)}).numpy()
+    # A unit vector over the temperature.
+    np.testing.assert_allclose(np.linalg.norm(queries[:, :-1], axis=1), 2, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors[:, :-1], axis=1), 1, rtol=1e-5)
+    assert queries[:, -1].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("temperature", "learned"), [(0.5, False), ("learned", True)])
+def test_a_temperature_is_trained_if_the_spec_says_so(temperature: Any, learned: bool) -> None:
+    asked = query_tower(temperature=temperature)
+    asked(query([[0]], [[1.0]]))
+    assert any("temperature" in weight.name for weight in asked.trainable_variables) == learned
+
+
+def test_the_graphs_dimensions_add_to_the_score() -> None:
+    vectors = np.arange(10, dtype=np.float32).reshape(5, 2)
+    graph = GraphFactors(vectors, np.array([4, 1, 1, 1, 1]))
+    asked, items = towers(graph)
+    features, rows = query([[0, 2, 2]], [[1.0, 2.0, 3.0]]), {"item_id": tf.range(6)}
+    queries, candidates = asked(features).numpy(), items(rows).numpy()
+    assert queries.shape == (1, 6)
+    # Each item once, over the root of its buyers; their sum over the root of their number.
+    history = (vectors[0] / 2 + vectors[2]) / np.sqrt(2)
+    np.testing.assert_allclose(queries[0, 3:5], START * history, rtol=1e-5)
+    np.testing.assert_allclose(candidates[:, 3:5], [*vectors.tolist(), [0, 0]])
+    assert (queries[:, -1], candidates[:, -1].tolist()) == (1, [0] * 6)

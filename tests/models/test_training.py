@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from twotower.models.training import CURVE_FILE, Progress
+from twotower.models.training import CURVE_FILE, Progress, schedule
 
 
 class Toy(tfrs.models.Model):
@@ -39,3 +39,11 @@ def test_the_curve_and_a_line_an_epoch(tmp_path: Path, caplog: pytest.LogCapture
     lines = [record.getMessage() for record in caplog.records if "examples/s" in record.getMessage()]
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert lines[1].split("  ")[1] == f"loss {curve[1]['loss']:.4f}"
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rate = schedule(0.5, "warmup_cosine", 100)
+    assert not isinstance(rate, float)
+    # Ten steps up, ninety down: half-way down it is half.
+    assert [float(rate(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
+    assert schedule(0.5, "constant", 100) == 0.5
