@@ -1,0 +1,1 @@
+"""The models that the two towers are compared with, under the same contract."""
