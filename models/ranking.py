@@ -1,8 +1,9 @@
-"""The ranker: a TFRS multi-task model over retrieved candidates, with repeat features from the request's history."""
+"""The multi-task ranker's network: DCN-v2 crosses and a deep part over a candidate's features, one head a task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,91 +11,73 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from twotower.features.encoding import Encoding
-from twotower.features.spec import Spec
-from twotower.features.timelines import Timelines
+from twotower.features.model_choices import MultiTask
 from twotower.models.feature_encoder import FeatureEncoder
-from twotower.models.queries import DAY
-from twotower.models.repeat_features import group_features, item_features
 from twotower.models.tables import Catalogue
 
 Features = Mapping[str, tf.Tensor]
-Float32 = npt.NDArray[np.float32]
 
-# Windows, in days, of the items' recent buyers.
-RECENT_DAYS = (30, 90)
-
-
-def item_statistics(history: Timelines, at: int, n_items: int) -> Float32:
-    """What was known of each item just before the time ``at``: [n_items + 1, 2 + len(RECENT_DAYS)].
-
-    Log buyers, share of buyers who bought again, and log buyers of the last days by ``RECENT_DAYS``.
-    """
-    known = history.before(at)
-    keep = known.items < n_items
-
-    def buyers(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        pairs = np.unique(known.users[mask] * (n_items + 1) + known.items[mask])
-        return np.bincount(pairs % (n_items + 1), minlength=n_items + 1).astype(np.float64)
-
-    everyone = buyers(keep)
-    again = buyers(keep & ~known.first_purchases())
-    recent = [np.log1p(buyers(keep & (known.times >= at - days * DAY))) for days in RECENT_DAYS]
-    # Two pseudo-buyers at the average rate keep rarely bought items from looking certain.
-    rate = again.sum() / max(1.0, everyone.sum())
-    columns = [np.log1p(everyone), (again + 2 * rate) / (everyone + 2), *recent]
-    return np.asarray(np.stack(columns, axis=1), np.float32)
+# Standardised features are cut at this many deviations.
+FARTHEST = 5.0
+# Width of the low-rank part of a cross.
+CROSS_RANK = 64
 
 
 class RankingNetwork(tf.keras.Model):
     """Scores candidates for queries, one score a task; the catalogue's features are looked up inside by row."""
 
     def __init__(
-        self, query: Sequence[Encoding], catalogue: Catalogue, statistics: Float32, *, units: Sequence[int]
+        self,
+        query: Sequence[Encoding],
+        catalogue: Catalogue,
+        width: int,
+        *,
+        units: Sequence[int],
+        crosses: int,
     ) -> None:
         super().__init__()
-        self._n_items = len(catalogue)
         # One more row stands for padding and unknown items.
         self._catalogue = {
             encoding.name: tf.Variable(_with_unknown(catalogue.features[encoding.name], encoding), trainable=False)
             for encoding in catalogue.encodings
         }
-        self._groups = tuple(catalogue.labels)
-        self.statistics = tf.Variable(statistics, trainable=False, name="statistics")
         self._item_encoder = FeatureEncoder(catalogue.encodings)
         self._query_encoder = FeatureEncoder(query)
-        self._hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
+        self._mean = tf.Variable(tf.zeros([width]), trainable=False, name="mean")
+        self._deviation = tf.Variable(tf.ones([width]), trainable=False, name="deviation")
+        self._crosses = [tfrs.layers.dcn.Cross(projection_dim=CROSS_RANK) for _ in range(crosses)]
+        self._hidden = [tf.keras.layers.Dense(units_, activation="relu") for units_ in units]
         self._bought = tf.keras.layers.Dense(1, name="bought")
         self._quantity = tf.keras.layers.Dense(1, name="quantity")
 
-    def call(self, features: Features, candidates: tf.Tensor, statistics: tf.Tensor) -> dict[str, tf.Tensor]:
+    def standardise_by(self, numbers: npt.NDArray[np.floating[Any]]) -> None:
+        """Take the means and deviations of features [n, width]."""
+        self._mean.assign(numbers.mean(axis=0, dtype=np.float64).astype(np.float32))
+        self._deviation.assign(np.maximum(numbers.std(axis=0, dtype=np.float64), 1e-3).astype(np.float32))
+
+    def call(self, features: Features, candidates: tf.Tensor, numbers: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score candidates.
 
         Args:
-            features: ``history_item_id`` [b, h], ``history_age`` [b, h] in days, user and context encodings.
+            features: user and context encodings, [b] or [b, size].
             candidates: [b, n] catalogue rows; the catalogue's size = padding.
-            statistics: [b, n, s] the candidates' rows of ``item_statistics``.
+            numbers: [b, n, width] their ``RankingFeatures``.
 
         Returns:
             ``bought`` [b, n] logits, and ``quantity`` [b, n] log1p of the quantity if bought.
         """
-        items, ages = features["history_item_id"], features["history_age"]
-        valid = items < self._n_items
-        parts = [item_features(items, ages, candidates, self._n_items), statistics]
-        for encoding in self._groups:
-            table = self._catalogue[encoding.name]
-            groups, wanted = tf.gather(table, items), tf.gather(table, candidates)
-            # What is unknown of an item is no group to share.
-            parts.append(group_features(groups, valid & (groups < encoding.size - 1), ages, wanted, encoding.size))
         shape = tf.shape(candidates)
-        flat = tf.reshape(candidates, [-1])
+        crossed = first = tf.clip_by_value((numbers - self._mean) / self._deviation, -FARTHEST, FARTHEST)
+        for cross in self._crosses:
+            crossed = cross(first, crossed)
+        parts = [crossed]
         if self._catalogue:
+            flat = tf.reshape(candidates, [-1])
             encoded = self._item_encoder({name: tf.gather(table, flat) for name, table in self._catalogue.items()})
             parts.append(tf.reshape(encoded, [shape[0], shape[1], encoded.shape[-1]]))
-        query = [tf.math.log1p(tf.cast(tf.math.count_nonzero(valid, axis=1), tf.float32))[:, tf.newaxis]]
         if self._query_encoder.encodings:
-            query.append(self._query_encoder(features))
-        asked = tf.concat(query, axis=1)
-        parts.append(tf.broadcast_to(asked[:, tf.newaxis, :], [shape[0], shape[1], asked.shape[-1]]))
+            asked = self._query_encoder(features)
+            parts.append(tf.broadcast_to(asked[:, tf.newaxis, :], [shape[0], shape[1], asked.shape[-1]]))
         hidden = tf.concat(parts, axis=2)
         for layer in self._hidden:
             hidden = layer(hidden)
@@ -104,10 +87,11 @@ class RankingNetwork(tf.keras.Model):
 class Ranking(tfrs.models.Model):
     """Trains a ``RankingNetwork`` on two tasks: will it be bought within the horizon, and how many."""
 
-    def __init__(self, network: RankingNetwork, spec: Spec) -> None:
+    def __init__(self, network: RankingNetwork, choice: MultiTask) -> None:
         super().__init__()
         self.network = network
-        self._quantity_weight = spec.ranking.quantity_weight
+        self._quantity_weight = choice.quantity_weight
+        self._listwise = choice.loss == "listwise"
         self._bought = tfrs.tasks.Ranking(
             loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
             metrics=[tf.keras.metrics.AUC(name="auc", from_logits=True)],
@@ -115,15 +99,27 @@ class Ranking(tfrs.models.Model):
         self._quantity = tfrs.tasks.Ranking(loss=tf.keras.losses.MeanSquaredError())
 
     def compute_loss(self, inputs: Features, training: bool = False) -> tf.Tensor:
-        """The weighted loss; ``inputs`` are those of ``ranking_lists.training_dataset``."""
-        scores = self.network(inputs, inputs["candidates"], inputs["statistics"], training=training)
+        """The weighted loss; ``inputs`` are those of ``ranking_inputs.training_dataset``."""
+        scores = self.network(inputs, inputs["candidates"], inputs["numbers"])
         weights = tf.reshape(inputs["weight"], [-1, 1])
         bought = tf.reshape(inputs["bought"], [-1, 1])
         quantity = tf.reshape(tf.math.log1p(inputs["quantity"]), [-1, 1])
         loss = self._bought(bought, tf.reshape(scores["bought"], [-1, 1]), sample_weight=weights)
+        if self._listwise:
+            loss = listwise_loss(scores["bought"], inputs["bought"], inputs["weight"])
         return loss + self._quantity_weight * self._quantity(
             quantity, tf.reshape(scores["quantity"], [-1, 1]), sample_weight=weights * bought
         )
+
+
+def listwise_loss(logits: tf.Tensor, bought: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Softmax cross-entropy of each purchase against its list (Cao et al. 2007); all [b, n], to the purchases' mean.
+
+    A candidate with weight w stands for w of its kind, which adds log w to its logit in the list's sum; 0 = padding.
+    """
+    total = tf.reduce_logsumexp(tf.where(weight > 0, logits + tf.math.log(tf.maximum(weight, 1e-9)), -1e9), axis=1)
+    positives = weight * bought
+    return tf.math.divide_no_nan(tf.reduce_sum(positives * (total[:, tf.newaxis] - logits)), tf.reduce_sum(positives))
 
 
 def _with_unknown(table: npt.NDArray[np.generic], encoding: Encoding) -> npt.NDArray[np.generic]:

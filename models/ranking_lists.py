@@ -1,7 +1,7 @@
-"""The ranker's training lists: what retrieval returns at past moments, joined with the user's own items.
+"""The ranker's lists: candidates at past moments, joined with the user's own items, and what became of them.
 
-A list is a user at a snapshot. Its candidates are the towers' best items and the items of the history, both
-as of the snapshot; an item is positive if it is bought within the horizon after it.
+A list is a user at a snapshot. Its candidates are retrieved items and the items of the history, both as of the
+snapshot; an item is positive if it is bought within the horizon after it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import tensorflow as tf
 
 from twotower.features.spec import Spec
 from twotower.models.queries import DAY, Queries
-from twotower.models.ranking import item_statistics
 from twotower.models.tables import Users
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
-# users [b], cuts [b], times [b] to the towers' best items [b, candidates], padded with the catalogue's size.
+# users [b], cuts [b], times [b] to retrieved items [b, candidates], padded with the catalogue's size.
 Retrieve = Callable[[Int64, Int64, Int64], Int32]
+
+
+class NoLists(ValueError):  # noqa: N818 (it is no error where other snapshots have lists)
+    """Nobody bought a candidate."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,6 @@ class RankingLists:
 
     Attributes:
         users: [lists] rows of the users; times: [lists] the snapshots; cuts: [lists] ends of the histories.
-        snapshots: [lists] which of ``statistics`` a list uses.
-        statistics: [snapshots, n_items + 1, s] ``item_statistics`` at each snapshot.
         candidates: [lists, list_size] catalogue rows, padded with the catalogue's size.
         bought, quantity: [lists, list_size] the labels.
         weight: [lists, list_size] how many candidates each stands for; 0 = padding.
@@ -42,8 +43,6 @@ class RankingLists:
     users: Int64
     times: Int64
     cuts: Int64
-    snapshots: Int64
-    statistics: Float32
     candidates: Int32
     bought: Float32
     quantity: Float32
@@ -64,19 +63,19 @@ def build_lists(
         n_items: size of the catalogue.
         snapshots: unix seconds.
         until: no event at or after this time is seen, as a label or otherwise.
-        retrieve: the towers' best items.
+        retrieve: what else is a candidate.
         seed: of the choice of negatives.
 
     Raises:
-        ValueError: there is no such list.
+        NoLists: there is no such list.
     """
     choice = spec.ranking
     random = np.random.default_rng(seed)
     queries = Queries(spec, users, n_items)
     history, horizon = users.history, choice.horizon_days * DAY
-    rows: list[tuple[int, int, int, int]] = []
+    rows: list[tuple[int, int, int]] = []
     lists: list[tuple[Int32, Float32, Float32, Float32]] = []
-    for number, time in enumerate(snapshots):
+    for time in snapshots:
         everyone = np.arange(len(users))
         cuts = queries.cuts(everyone, np.full(len(users), time))
         ends = queries.cuts(everyone, np.full(len(users), min(time + horizon, until)))
@@ -91,16 +90,15 @@ def build_lists(
                     own, retrieved, history.items[future], history.quantities[future], n_items, choice.list_size, random
                 )
                 if entry is not None:
-                    rows.append((int(user), time, int(cuts[user]), number))
+                    rows.append((int(user), time, int(cuts[user])))
                     lists.append(entry)
     if not rows:
-        raise ValueError(
+        raise NoLists(
             "ranker training needs a user who bought a candidate within the horizon of a snapshot, found none"
         )
-    owners, times, ends, numbers = np.array(rows, dtype=np.int64).T
-    statistics = np.stack([item_statistics(history, time, n_items) for time in snapshots])
+    owners, times, ends = np.array(rows, dtype=np.int64).T
     candidates, bought, quantity, weight = (np.stack(parts) for parts in zip(*lists, strict=True))
-    return RankingLists(owners, times, ends, numbers, statistics, candidates, bought, quantity, weight)
+    return RankingLists(owners, times, ends, candidates, bought, quantity, weight)
 
 
 def _list(
@@ -112,54 +110,42 @@ def _list(
     size: int,
     random: np.random.Generator,
 ) -> tuple[Int32, Float32, Float32, Float32] | None:
-    """One list: every positive among the candidates and as many random other candidates as fit."""
-    candidates = np.unique(np.concatenate([own, retrieved]))
-    candidates = candidates[candidates < n_items]
-    is_bought = np.isin(candidates, future)
-    positives, others = candidates[is_bought], candidates[~is_bought]
+    """One list: the positives among the candidates, and random others, as many own items as new ones.
+
+    Candidates that were left out count through those of their kind that were kept: probabilities stay calibrated.
+    """
+    own, retrieved = (np.unique(items[items < n_items]) for items in (own, retrieved))
+    retrieved = np.setdiff1d(retrieved, own)
+    candidates = np.concatenate([own, retrieved])
+    positives = candidates[np.isin(candidates, future)]
     if not len(positives):
         return None
-    n_positives = len(positives)
-    positives = random.permutation(positives)[: size - 1]
-    negatives = random.permutation(others)[: size - len(positives)]
-    chosen = np.concatenate([positives, negatives])
-    amounts = np.bincount(
-        np.searchsorted(np.sort(positives), future[np.isin(future, positives)]),
-        weights=quantities[np.isin(future, positives)],
-        minlength=len(positives),
-    )
+    kept = random.permutation(positives)[: size - 1]
+    others = [random.permutation(items[~np.isin(items, future)]) for items in (own, retrieved)]
+    room = size - len(kept)
+    # What one kind leaves free the other takes.
+    n_own = min(len(others[0]), max(room // 2, room - len(others[1])))
+    negatives = [others[0][:n_own], others[1][: room - n_own]]
+    chosen = np.concatenate([kept, *negatives])
+    amounts = np.zeros(n_items + 1)
+    np.add.at(amounts, future, quantities)
     rows = np.full(size, n_items, dtype=np.int32)
     bought, quantity, weight = (np.zeros(size, dtype=np.float32) for _ in range(3))
     rows[: len(chosen)] = chosen
-    bought[: len(positives)] = 1.0
-    quantity[: len(positives)] = amounts[np.argsort(np.argsort(positives))]
-    # Candidates that were left out count through those of their kind that were kept: probabilities stay calibrated.
-    weight[: len(positives)] = n_positives / len(positives)
-    weight[len(positives) : len(chosen)] = len(others) / max(1, len(negatives))
+    bought[: len(kept)] = 1.0
+    quantity[: len(kept)] = amounts[kept]
+    standing = [len(items) for items in others]
+    for kind, other in ((0, 1), (1, 0)):
+        if len(negatives[other]) and not len(negatives[kind]):  # no place of its own
+            standing[other] += standing[kind]
+    kinds = zip([len(positives), *standing], [kept, *negatives], strict=True)
+    weight[: len(chosen)] = np.concatenate([np.full(len(some), n / max(1, len(some))) for n, some in kinds])
     return rows, bought, quantity, weight
 
 
 def list_features(queries: Queries, lists: RankingLists, index: tf.Tensor, length: int) -> dict[str, tf.Tensor]:
-    """Query features, candidates and statistics of the lists ``index`` [b]."""
+    """Query features and candidates of the lists ``index`` [b]."""
     features = queries.features(
         tf.gather(lists.users, index), tf.gather(lists.cuts, index), tf.gather(lists.times, index), length
     )
-    candidates = tf.gather(lists.candidates, index)
-    snapshot = tf.repeat(tf.gather(lists.snapshots, index)[:, tf.newaxis], tf.shape(candidates)[1], axis=1)
-    places = tf.stack([snapshot, tf.cast(candidates, tf.int64)], axis=2)
-    return {**features, "candidates": candidates, "statistics": tf.gather_nd(lists.statistics, places)}
-
-
-def training_dataset(spec: Spec, queries: Queries, lists: RankingLists, seed: int) -> tf.data.Dataset:
-    """One epoch of batches of lists in random order, with their labels and weights."""
-
-    def batch(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {
-            **list_features(queries, lists, index, spec.ranking.history_length),
-            "bought": tf.gather(lists.bought, index),
-            "quantity": tf.gather(lists.quantity, index),
-            "weight": tf.gather(lists.weight, index),
-        }
-
-    dataset = tf.data.Dataset.range(len(lists)).shuffle(len(lists), seed=seed).batch(spec.ranking.batch_size)
-    return dataset.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return {**features, "candidates": tf.gather(lists.candidates, index)}

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
 from twotower.models.queries import Queries
-from twotower.models.ranking import item_statistics
-from twotower.models.ranking_lists import RankingLists, Retrieve, build_lists, list_features, training_dataset
+from twotower.models.ranking_lists import NoLists, RankingLists, Retrieve, build_lists, list_features
 from twotower.models.tables import Users
 
 DAY = 86_400
@@ -117,8 +116,20 @@ def test_candidates_that_do_not_fit_count_through_those_that_do() -> None:
     lists = lists_of([(0, 0, 5, 1), (0, 1, 11, 1)], retrieved=tuple(range(10)), list_size=4)
     found = rows(lists)
     assert found.pop(1) == (1, 1, 1)
-    # Three of nine negatives are kept: each stands for three.
-    assert list(found.values()) == [(0, 0, 3)] * 3
+    # The own item has a place, as new ones have: two of the eight are kept, and each stands for four.
+    assert found.pop(0) == (0, 0, 1)
+    assert list(found.values()) == [(0, 0, 4)] * 2
+
+
+def test_own_and_new_items_have_as_many_places_each() -> None:
+    events: list[Event] = [*((0, item, 5, 1) for item in range(5)), (0, 0, 11, 1)]
+    found = rows(lists_of(events, retrieved=tuple(range(10)), list_size=5, history_length=9))
+    assert found.pop(0) == (1, 1, 1)
+    own, new = ([values for item, values in found.items() if (item < 5) == is_own] for is_own in (True, False))
+    assert (own, new) == ([(0, 0, 2)] * 2, [(0, 0, 2.5)] * 2)
+    # What one kind leaves free the other takes.
+    found = rows(lists_of(events, retrieved=(8,), list_size=5, history_length=9))
+    assert sorted(weight for item, (_, _, weight) in found.items() if item) == pytest.approx([1, *[4 / 3] * 3])
 
 
 def test_positives_that_do_not_fit_count_through_those_that_do() -> None:
@@ -156,17 +167,8 @@ def test_lists_without_a_positive_are_left_out() -> None:
 
 
 def test_no_list_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match="a user who bought a candidate within the horizon of a snapshot, found none"):
+    with pytest.raises(NoLists, match="a user who bought a candidate within the horizon of a snapshot, found none"):
         lists_of([(0, 5, 1, 1)])
-
-
-def test_statistics_are_those_of_each_snapshot() -> None:
-    events: list[Event] = [(0, 1, 5, 1), (0, 1, 11, 1), (1, 1, 12, 1), (1, 1, 21, 1)]
-    lists = lists_of(events, n_users=2, at=(20, 10))
-    history = people(events, 2).history
-    assert list(zip(lists.users, lists.times // DAY, lists.snapshots, strict=True)) == [(1, 20, 0), (0, 10, 1)]
-    for number, day in enumerate((20, 10)):
-        np.testing.assert_array_equal(lists.statistics[number], item_statistics(history, day * DAY, N_ITEMS))
 
 
 EVENTS = st.lists(
@@ -190,7 +192,7 @@ def test_weighted_counts_are_the_full_counts(events: list[Event], retrieved: set
             expected[user] = (candidates, future)
     asked = {"n_users": 3, "until": 18, "retrieved": tuple(retrieved), "list_size": size}
     if not expected:
-        with pytest.raises(ValueError, match="found none"):
+        with pytest.raises(NoLists, match="found none"):
             lists_of(events, **asked)  # type: ignore[arg-type]
         return
     lists = lists_of(events, **asked)  # type: ignore[arg-type]
@@ -208,30 +210,11 @@ def test_weighted_counts_are_the_full_counts(events: list[Event], retrieved: set
         assert negatives == pytest.approx(len(candidates - set(future)))
 
 
-def test_batches_hold_every_list_once_with_its_own_features() -> None:
-    spec = shop_spec(batch_size=2)
-    events: list[Event] = [(u, item, day, 1) for u in range(5) for item, day in ((u, 4 + u), (u, 11 + u))]
-    users = people(events, 5)
-    lists = build_lists(spec, users, N_ITEMS, [10 * DAY], 99 * DAY, retrieving(8, 9), seed=1)
-    queries = Queries(spec, users, N_ITEMS)
-    seen = []
-    for batch in training_dataset(spec, queries, lists, seed=3):
-        assert batch["history_item_id"].shape[1] == spec.ranking.history_length
-        for row, user in enumerate(batch["user_id"].numpy().tolist()):
-            seen.append(user)
-            assert batch["history_item_id"][row].numpy().tolist() == [user, N_ITEMS, N_ITEMS]
-            assert batch["history_age"][row].numpy().tolist() == [6 - user, 0, 0]
-            for key in ("candidates", "bought", "quantity", "weight"):
-                np.testing.assert_array_equal(batch[key][row], getattr(lists, key)[lists.users == user][0])
-            np.testing.assert_array_equal(batch["statistics"][row], lists.statistics[0][batch["candidates"][row]])
-    assert sorted(seen) == [0, 1, 2, 3, 4]
-
-
-def test_list_features_take_the_statistics_of_the_list_s_snapshot() -> None:
+def test_list_features_are_those_of_the_list_s_user_and_snapshot() -> None:
     events: list[Event] = [(0, 1, 5, 1), (0, 1, 11, 1), (1, 1, 12, 1), (1, 1, 21, 1)]
-    spec, users = shop_spec(), people(events, 2)
     lists = lists_of(events, n_users=2, at=(20, 10))
-    found = list_features(Queries(spec, users, N_ITEMS), lists, tf.constant([1, 0], tf.int64), 3)
-    for place, row in enumerate((1, 0)):
-        np.testing.assert_array_equal(found["statistics"][place], lists.statistics[row][lists.candidates[row]])
+    found = list_features(Queries(shop_spec(), people(events, 2), N_ITEMS), lists, tf.constant([1, 0], tf.int64), 2)
     assert found["user_id"].numpy().tolist() == [0, 1]
+    assert found["history_item_id"].numpy().tolist() == [[1, N_ITEMS], [1, N_ITEMS]]
+    assert found["history_age"].numpy().tolist() == [[5, 0], [8, 0]]
+    np.testing.assert_array_equal(found["candidates"], lists.candidates[[1, 0]])

@@ -1,6 +1,7 @@
 """Repeat features against a plain Python reading of their definition."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,126 +10,130 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.models.repeat_features import (
-    GROUP_WIDTH,
-    HALF_LIVES,
-    ITEM_WIDTH,
-    NEVER_DAYS,
-    group_features,
-    item_features,
-)
+from twotower.models.repeat_features import GROUP_FEATURES, HALF_LIVES, NEVER, Group, repeat_features
 
-N_ITEMS = 4
+N_ITEMS = 5
+# Items 0 and 1 share a group, 2 and 3 another; item 4 has none.
+GROUP_OF = [0, 0, 1, 1, 2, 2]
 Event = tuple[int, float]  # item, age in days
+Features = dict[str, npt.NDArray[np.float32]]
 
 
-def of_items(histories: list[list[Event]], candidates: list[list[int]]) -> npt.NDArray[np.float32]:
+def features(histories: Sequence[Sequence[Event]], candidates: list[list[int]]) -> Features:
+    """Histories are given in any order, and padded to a common length."""
     length = max((len(history) for history in histories), default=0)
-    padded = [[*history, *[(N_ITEMS, 0.0)] * (length - len(history))] for history in histories]
-    events = np.array(padded, dtype=np.float32).reshape(len(histories), length, 2)
-    found = item_features(
-        tf.constant(events[:, :, 0], tf.int32), tf.constant(events[:, :, 1]), tf.constant(candidates, tf.int32), N_ITEMS
-    )
-    return np.asarray(found)
-
-
-def naive_item(history: list[Event], candidate: int) -> list[float]:
-    ages = [age for item, age in history if item == candidate and candidate < N_ITEMS]
-    if not ages:
-        never = math.log1p(NEVER_DAYS)
-        return [0.0, *[0.0] * len(HALF_LIVES), never, never, 0.0, 0.0]
-    gap = (max(ages) - min(ages)) / (len(ages) - 1) if len(ages) > 1 else 0.0
-    return [
-        math.log1p(len(ages)),
-        *(math.log1p(sum(0.5 ** (age / half_life) for age in ages)) for half_life in HALF_LIVES),
-        math.log1p(min(ages)),
-        math.log1p(max(ages)),
-        math.log1p(gap),
-        min(min(ages) / gap, 10.0) if gap else 0.0,
+    padded = [
+        [*sorted(history, key=lambda event: event[1]), *[(N_ITEMS, 0.0)] * (length - len(history))]
+        for history in histories
     ]
+    events = np.array(padded, dtype=np.float32).reshape(len(histories), length, 2)
+    found = repeat_features(
+        tf.constant(events[:, :, 0], tf.int32),
+        tf.constant(events[:, :, 1]),
+        tf.constant(candidates, tf.int32),
+        N_ITEMS,
+        {"brand": Group(tf.constant(GROUP_OF), 3)},
+    )
+    return {name: np.asarray(values) for name, values in found.items()}
 
 
-def naive_group(history: list[tuple[int, bool, float]], candidate: int) -> list[float]:
-    counted = [(group, age) for group, valid, age in history if valid]
-    ages = [age for group, age in counted if group == candidate]
-    recent = sum(0.5 ** (age / 30) for age in ages)
-    return [math.log1p(len(ages)), math.log1p(recent), len(ages) / len(counted) if counted else 0.0]
+def counted(mine: list[float], everything: list[float]) -> dict[str, float]:
+    """The features of distinct ages ``mine``, ascending, among all of the user's baskets ``everything``."""
+    gaps = np.diff(mine)
+    mean = float(gaps.mean()) if len(gaps) else 0.0
+    recent = {h: sum(0.5 ** (age / h) for age in mine) for h in HALF_LIVES}
+    whole = {h: sum(0.5 ** (age / h) for age in everything) for h in HALF_LIVES}
+    logs = {
+        "count": len(mine),
+        **{f"recent_{h}": value for h, value in recent.items()},
+        "last": min(mine, default=NEVER),
+        "first": max(mine, default=NEVER),
+        "gap": mean,
+        "latest_gap": gaps[0] if len(gaps) else 0.0,
+        "trips": sum(age < mine[0] for age in everything) if mine else NEVER,
+        "year_ago": sum(304 < age <= 395 for age in mine),
+    }
+    return {
+        **{name: math.log1p(value) for name, value in logs.items()},
+        **{f"part_{h}": value / whole[h] if whole[h] else 0.0 for h, value in recent.items()},
+        "spread": min(float(gaps.std()) / mean, 5.0) if mean else 0.0,
+        "due": min(mine[0] / mean, 10.0) if mean else 0.0,
+        "share": len(mine) / sum(age <= mine[-1] for age in everything) if mine else 0.0,
+    }
+
+
+def naive(history: Sequence[Event], candidate: int) -> dict[str, float]:
+    known = [(item, age) for item, age in history if item < N_ITEMS]
+    baskets = sorted({age for _, age in known})
+    mine = sorted({age for item, age in known if item == candidate})
+    found = {f"item_{name}": value for name, value in counted(mine, baskets).items()}
+    group = GROUP_OF[candidate]
+    likes = [(item, age) for item, age in known if GROUP_OF[item] == group < 2]
+    of_group = sorted({age for _, age in likes})
+    found |= {f"brand_{n}": v for n, v in counted(of_group, baskets).items() if n in GROUP_FEATURES}
+    found["brand_own"] = len(mine) / len(of_group) if of_group else 0.0
+    found["brand_distinct"] = math.log1p(len({item for item, _ in likes}))
+    whole = counted(baskets, baskets)
+    names = ["count", "last", "first", *(f"recent_{h}" for h in HALF_LIVES)]
+    distinct = len({item for item, _ in known})
+    found |= {f"user_{name}": whole[name] for name in names}
+    found |= {"user_lines": math.log1p(len(known)), "user_distinct": math.log1p(distinct)}
+    return {**found, "user_variety": distinct / len(known) if known else 0.0}
 
 
 # Quarters of days are exact in float32.
 AGES = st.integers(0, 2_000).map(lambda quarters: quarters / 4)
-HISTORY = st.lists(st.tuples(st.integers(0, N_ITEMS), AGES), max_size=8)
-BATCH = st.integers(1, 4).flatmap(
-    lambda n: st.tuples(
-        st.lists(HISTORY, min_size=n, max_size=n),
-        st.integers(0, 5).flatmap(
-            lambda width: st.lists(
-                st.lists(st.integers(0, N_ITEMS), min_size=width, max_size=width), min_size=n, max_size=n
-            )
-        ),
-    )
-)
+HISTORY = st.lists(st.tuples(st.integers(0, N_ITEMS), AGES | st.sampled_from([1.0, 2.0, 300.0])), max_size=10)
 
 
 @settings(max_examples=60, deadline=None)
-@given(BATCH)
-def test_item_features_are_their_definition(batch: tuple[list[list[Event]], list[list[int]]]) -> None:
-    histories, candidates = batch
-    found = of_items(histories, candidates)
-    assert found.shape == (len(histories), len(candidates[0]), ITEM_WIDTH)
-    expected = [[naive_item(h, c) for c in asked] for h, asked in zip(histories, candidates, strict=True)]
-    np.testing.assert_allclose(found, np.array(expected).reshape(found.shape), rtol=1e-4, atol=1e-5)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 3).flatmap(
-        lambda n: st.lists(
-            st.lists(st.tuples(st.integers(0, 3), st.booleans(), AGES), min_size=5, max_size=5), min_size=n, max_size=n
-        )
-    )
-)
-def test_group_features_are_their_definition(histories: list[list[tuple[int, bool, float]]]) -> None:
-    candidates = np.tile(np.arange(4), (len(histories), 1))
-    events = np.array(histories, dtype=np.float32)
-    found = group_features(
-        tf.constant(events[:, :, 0], tf.int64),
-        tf.constant(events[:, :, 1] > 0),
-        tf.constant(events[:, :, 2]),
-        tf.constant(candidates),
-        4,
-    )
-    assert found.shape == (len(histories), 4, GROUP_WIDTH)
-    expected = [[naive_group(history, group) for group in range(4)] for history in histories]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+@given(st.lists(HISTORY, min_size=1, max_size=4))
+def test_features_are_their_definition(histories: list[list[Event]]) -> None:
+    candidates = [list(range(N_ITEMS + 1))] * len(histories)
+    found = features(histories, candidates)
+    for row, history in enumerate(histories):
+        for place, candidate in enumerate(candidates[row]):
+            expected = naive(history, candidate)
+            assert set(expected) == set(found)
+            for name, value in expected.items():
+                assert found[name][row, place] == pytest.approx(value, rel=1e-3, abs=2e-3), (name, candidate)
 
 
 def test_a_known_case() -> None:
-    # Item 1 thrice, 10, 30 and 70 days ago: last 10, first 70, mean gap (70 - 10) / 2 = 30, due 10 / 30.
-    (((found, absent),),) = [of_items([[(1, 10.0), (2, 11.0), (1, 30.0), (1, 70.0)]], [[1, 3]])]
-    decayed = [sum(2 ** (-age / half_life) for age in (10, 30, 70)) for half_life in (7, 30, 120)]
-    np.testing.assert_allclose(np.expm1(found[:7]), [3, *decayed, 10, 70, 30], rtol=1e-5)
-    assert found[7] == pytest.approx(1 / 3)
-    np.testing.assert_allclose(np.expm1(absent[:7]), [0, 0, 0, 0, NEVER_DAYS, NEVER_DAYS, 0], rtol=1e-5)
-    assert absent[7] == 0
+    # Item 1 thrice, 10, 30 and 70 days ago, in the second, third and fourth latest of the five baskets.
+    history = [(1, 10.0), (2, 4.0), (1, 30.0), (1, 30.0), (1, 70.0), (3, 90.0), (3, 10.0)]
+    found = {name: values[0, 0] for name, values in features([history], [[1]]).items()}
+    logs = {"count": 3, "last": 10, "first": 70, "gap": 30, "latest_gap": 20, "trips": 1}
+    for name, value in logs.items():
+        assert np.expm1(found[f"item_{name}"]) == pytest.approx(value, rel=1e-4), name
+    assert found["item_due"] == pytest.approx(1 / 3)
+    assert found["item_spread"] == pytest.approx(10 / 30, rel=1e-4)
+    assert found["item_share"] == pytest.approx(3 / 4)
+    assert np.expm1(found["user_count"]) == pytest.approx(5)
+    assert np.expm1(found["user_lines"]) == pytest.approx(7)
 
 
-def test_one_purchase_and_one_basket_have_no_gap() -> None:
-    once, basket = of_items([[(1, 5.0)], [(1, 5.0), (1, 5.0)]], [[1], [1]])[:, 0]
-    assert once[6:].tolist() == basket[6:].tolist() == [0, 0]
-    assert np.expm1(basket[0]) == pytest.approx(2)
+def test_lines_of_one_basket_count_once() -> None:
+    once, twice = (features([history], [[1]]) for history in ([(1, 5.0)], [(1, 5.0), (1, 5.0)]))
+    for name, values in once.items():
+        if name not in ("user_lines", "user_variety"):
+            assert values == twice[name], name
 
 
 def test_users_do_not_share_events() -> None:
-    alone = [of_items([history], [[0, 1]]) for history in ([(0, 1.0)], [(1, 2.0), (1, 9.0)])]
-    np.testing.assert_array_equal(of_items([[(0, 1.0)], [(1, 2.0), (1, 9.0)]], [[0, 1], [0, 1]]), np.concatenate(alone))
+    histories = [[(0, 1.0)], [(1, 2.0), (1, 9.0)]]
+    together = features(histories, [[0, 1], [0, 1]])
+    for row, history in enumerate(histories):
+        for name, values in features([history], [[0, 1]]).items():
+            np.testing.assert_array_equal(together[name][row], values[0], name)
 
 
-def test_padding_is_no_event_and_no_candidate() -> None:
-    history: list[Event] = [(0, 3.0), (2, 4.0)]
-    padded: list[Event] = [(N_ITEMS, 0.0), *history, (N_ITEMS, 0.0)]
-    np.testing.assert_array_equal(of_items([history], [[0, 2]]), of_items([padded], [[0, 2]]))
-    np.testing.assert_allclose(of_items([padded], [[N_ITEMS]])[0, 0], naive_item([], N_ITEMS), rtol=1e-6)
+def test_padding_anywhere_is_no_event() -> None:
+    items, ages = tf.constant([[N_ITEMS, 0, N_ITEMS, 2]]), tf.constant([[0.0, 3.0, 0.0, 4.0]])
+    group = {"brand": Group(tf.constant(GROUP_OF), 3)}
+    found = repeat_features(items, ages, tf.constant([[0, 2, N_ITEMS]]), N_ITEMS, group)
+    for name, values in features([[(0, 3.0), (2, 4.0)]], [[0, 2, N_ITEMS]]).items():
+        np.testing.assert_array_equal(found[name], values, name)
 
 
 @pytest.mark.parametrize("batch", [0, 2])
@@ -137,7 +142,6 @@ def test_padding_is_no_event_and_no_candidate() -> None:
 def test_nothing_at_all(batch: int, length: int, width: int) -> None:
     # No event and no candidate anywhere once asked for a negative number of segments.
     items, ages = tf.fill([batch, length], N_ITEMS), tf.zeros([batch, length])
-    candidates = tf.zeros([batch, width], tf.int32)
-    assert item_features(items, ages, candidates, N_ITEMS).shape == (batch, width, ITEM_WIDTH)
-    valid = tf.zeros([batch, length], tf.bool)
-    assert group_features(tf.zeros_like(items), valid, ages, candidates, 3).shape == (batch, width, GROUP_WIDTH)
+    group = {"brand": Group(tf.constant(GROUP_OF), 3)}
+    found = repeat_features(items, ages, tf.zeros([batch, width], tf.int32), N_ITEMS, group)
+    assert {tuple(values.shape) for values in found.values()} == {(batch, width)}

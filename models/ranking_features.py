@@ -1,0 +1,93 @@
+"""The numbers that the ranker sees of a candidate: repeat features, item statistics and co-purchase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from twotower.features.timelines import Timelines
+from twotower.models.co_purchase import ItemVectors, co_purchase_features, item_vectors
+from twotower.models.item_statistics import item_statistics
+from twotower.models.repeat_features import Group, repeat_features
+from twotower.models.tables import Catalogue
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+# Width of the co-purchase vectors.
+VECTOR_DIM = 64
+
+
+def item_groups(catalogue: Catalogue) -> dict[str, Int32]:
+    """[n_items + 1] int32 group of each item by the group's name; the highest is the unknown one, and the last item's.
+
+    Labels are groups. So are the items with the same words or labels, where there are at most half as many such
+    groups as items.
+    """
+    groups: dict[str, Int32] = {}
+    for encoding in catalogue.encodings:
+        rows: npt.NDArray[Any] = catalogue.features[encoding.name]
+        name = encoding.name.removeprefix("item_")
+        if encoding in catalogue.labels:
+            groups[name] = np.append(rows, encoding.size - 1).astype(np.int32)
+        elif encoding.form == "indices":
+            distinct, of_item = np.unique(rows, axis=0, return_inverse=True)
+            if 2 * len(distinct) <= len(rows):
+                nothing = np.all(distinct < 0, axis=1)[of_item.ravel()]
+                groups[name] = np.append(np.where(nothing, len(distinct), of_item.ravel()), len(distinct)).astype(
+                    np.int32
+                )
+    return groups
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a shop knows of its items at a moment: ``item_statistics`` by name, and ``item_vectors``."""
+
+    statistics: Mapping[str, Float32]
+    vectors: ItemVectors
+
+    @classmethod
+    def take(cls, history: Timelines, at: int, groups: Mapping[str, Int32], n_items: int, seed: int) -> Snapshot:
+        """Nothing at or after ``at`` is read."""
+        return cls(item_statistics(history, at, n_items, groups), item_vectors(history, at, n_items, VECTOR_DIM, seed))
+
+
+class RankingFeatures(tf.Module):
+    """Features of candidates in the graph, given what was known at a snapshot.
+
+    Attributes:
+        names: [width] of the features, in their order.
+    """
+
+    def __init__(self, groups: Mapping[str, Int32], n_items: int, snapshot: Snapshot) -> None:
+        super().__init__()
+        self._n_items = n_items
+        self._groups = {
+            name: Group(tf.Variable(of_item, trainable=False), int(of_item.max()) + 1)
+            for name, of_item in groups.items()
+        }
+        # A module tracks variables in its own attributes, not in another object's.
+        self._tables = [group.of_item for group in self._groups.values()]
+        self._statistics = tf.Variable(np.stack(list(snapshot.statistics.values()), axis=1), trainable=False)
+        vectors = snapshot.vectors
+        self._vectors, self._root = (tf.Variable(table, trainable=False) for table in (vectors.vectors, vectors.root))
+        nothing = {"history_item_id": tf.zeros([0, 0], tf.int32), "history_age": tf.zeros([0, 0])}
+        self.names = [*self._found(nothing, tf.zeros([0, 0], tf.int32)), *(f"shop_{n}" for n in snapshot.statistics)]
+
+    def __call__(self, features: Mapping[str, tf.Tensor], candidates: tf.Tensor) -> tf.Tensor:
+        """Query features of b users and candidates [b, n] (catalogue rows; its size = padding) to [b, n, width]."""
+        found = self._found(features, candidates)
+        return tf.concat([tf.stack(list(found.values()), axis=2), tf.gather(self._statistics, candidates)], axis=2)
+
+    def _found(self, features: Mapping[str, tf.Tensor], candidates: tf.Tensor) -> dict[str, tf.Tensor]:
+        items, ages = features["history_item_id"], features["history_age"]
+        return {
+            **repeat_features(items, ages, candidates, self._n_items, self._groups),
+            **co_purchase_features(self._vectors, self._root, items, ages, candidates),
+        }

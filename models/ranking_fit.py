@@ -1,0 +1,98 @@
+"""Training of the multi-task ranker on the lists of past snapshots, and its calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+
+from twotower.features.model_choices import MultiTask
+from twotower.features.spec import Spec
+from twotower.models.contract import Features
+from twotower.models.ranking import Ranking, RankingNetwork
+from twotower.models.ranking_contract import Ranker, RankingData
+from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
+from twotower.models.ranking_inputs import training_dataset, training_lists
+from twotower.models.tables import Catalogue, Users
+from twotower.models.training import Progress, progress
+
+
+class MultiTaskRanker(tf.Module):
+    """The probability to be bought and the quantity if it is, given what ``numbers`` knows of the items."""
+
+    def __init__(self, numbers: RankingFeatures, network: RankingNetwork) -> None:
+        super().__init__()
+        self.numbers, self.network = numbers, network
+        self.slope, self.offset = tf.Variable(1.0, trainable=False), tf.Variable(0.0, trainable=False)
+
+    def __call__(self, features: Features, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Query features and candidates [b, n] to ``bought`` and ``quantity`` [b, n]."""
+        scores = self.network(features, candidates, self.numbers(features, candidates))
+        bought = tf.sigmoid(self.slope * scores["bought"] + self.offset)
+        return {"bought": bought, "quantity": tf.math.expm1(tf.nn.relu(scores["quantity"]))}
+
+    def calibrate(self, dataset: tf.data.Dataset) -> None:
+        """Fit the probabilities to what was bought (Platt 1999): a slope and an offset of the logits."""
+        logits, bought, weight = [], [], []
+        for inputs in dataset:
+            scores = self.network(inputs, inputs["candidates"], inputs["numbers"])
+            real = inputs["weight"] > 0
+            logits.append(tf.boolean_mask(scores["bought"], real).numpy())
+            bought.append(tf.boolean_mask(inputs["bought"], real).numpy())
+            weight.append(tf.boolean_mask(inputs["weight"], real).numpy())
+        labels = np.concatenate(bought)
+        if labels.min() == labels.max():  # everything was bought: there is nothing to tell apart
+            return
+        line = LogisticRegression(penalty=None).fit(
+            np.concatenate(logits)[:, np.newaxis], labels, sample_weight=np.concatenate(weight)
+        )
+        self.slope.assign(line.coef_[0, 0])
+        self.offset.assign(line.intercept_[0])
+
+
+def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRanker:
+    """An untrained ranker that knows the items as of the split."""
+    choice = spec.ranking
+    assert isinstance(choice, MultiTask)
+    groups = item_groups(catalogue)
+    snapshot = Snapshot.take(train.history, spec.split.start, groups, len(catalogue), spec.seed)
+    numbers = RankingFeatures(groups, len(catalogue), snapshot)
+    network = RankingNetwork(
+        train.encodings,
+        catalogue,
+        len(numbers.names),
+        units=choice.units,
+        crosses=choice.crosses,
+    )
+    return MultiTaskRanker(numbers, network)
+
+
+def fit(data: RankingData) -> Ranker:
+    """Train on the lists of every snapshot."""
+    spec = data.spec
+    choice = spec.ranking
+    assert isinstance(choice, MultiTask)
+    tf.keras.utils.set_random_seed(spec.seed)
+    ranker = build_ranker(spec, data.catalogue, data.train)
+    training = training_lists(spec, data.train, data.queries, data.catalogue)
+    lists = training.lists
+    progress.info(
+        f"{len(lists):,} lists at {choice.snapshots} snapshots, {int(lists.bought.sum()):,} positives, "
+        f"{len(ranker.numbers.names)} features"
+    )
+    ranker.network.standardise_by(training.numbers[lists.weight > 0])
+    model = Ranking(ranker.network, choice)
+    steps = -(-len(lists) // choice.batch_size)
+    # The rate falls to 0 over all steps.
+    rate = tf.keras.optimizers.schedules.CosineDecay(choice.learning_rate, steps * choice.epochs)
+    model.compile(optimizer=tf.keras.optimizers.Adam(rate))
+    dataset = training_dataset(spec, data.queries, training, spec.seed)
+    model.fit(
+        dataset,
+        epochs=choice.epochs,
+        verbose=0,
+        callbacks=[Progress(choice.epochs, steps, choice.batch_size * choice.list_size, data.folder)],
+    )
+    if choice.loss == "listwise":
+        ranker.calibrate(dataset)
+    return ranker
