@@ -11,7 +11,15 @@ from twotower.pipeline import cli
 from twotower.serving.server.options import parse_flags
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "BUILD.md", "docs/your-data.md", "docs/serving.md", "serving/client/README.md")
+DOCUMENTS = (
+    "README.md",
+    "BUILD.md",
+    "docs/your-data.md",
+    "docs/evaluation.md",
+    "docs/serving.md",
+    "benchmarks/README.md",
+    "serving/client/README.md",
+)
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What commands make; a fresh clone has none of it.
 MADE = re.compile(r"(\.venv|build|out|examples/\w+/data)(/|$)")

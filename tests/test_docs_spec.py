@@ -33,7 +33,10 @@ def models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(key, default as it would stand in YAML) of a section and those below; a list's key ends in ``[]``."""
+    """(key, default as it would stand in YAML) of a section and those below.
+
+    A list's key ends in ``[]``. What only a model that is not the default has stands under ``section[model].``.
+    """
     for field_name, field in section.model_fields.items():
         key = prefix + (field.alias or field_name)
         below = models(field.annotation)
@@ -43,7 +46,14 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, obje
             yield key, REQUIRED if field.is_required() else default
         inner = "features.*." if origin is Mapping else "drop[]." if key.endswith("drop") else f"{key}[]."
         for model in below:
-            yield from keys(model, inner if origin is tuple or origin is Mapping else f"{key}.")
+            if origin is tuple or origin is Mapping:
+                yield from keys(model, inner)
+            elif len(below) == 1 or isinstance(field.default, model):
+                yield from keys(model, f"{key}.")
+            else:
+                (name,) = typing.get_args(model.model_fields["model"].annotation)
+                own = keys(model, f"{key}[{name}].")
+                yield from (found for found in own if found[0] != f"{key}[{name}].model")
 
 
 def documented() -> dict[str, object]:
@@ -82,6 +92,20 @@ def test_the_walk_reaches_every_depth() -> None:
     assert found["items.from"] is None
     assert {"features.*.separator", "drop[].starts_with", "evaluation.candidates[].min_users"} <= set(found)
     assert "retrieval" not in found
+    assert (found["retrieval.model"], found["ranking.model"]) == ("two_tower", "multi_task")
+    assert found["retrieval[als].factors"] == 64
+    assert "retrieval[als].model" not in found
+
+
+def test_the_table_names_every_model() -> None:
+    text = YOUR_DATA.read_text(encoding="utf-8")
+    for section in ("retrieval", "ranking"):
+        (row,) = re.findall(rf"^\| `{section}\.model` \|.*$", text, re.MULTILINE)
+        choices = [
+            typing.get_args(model.model_fields["model"].annotation)[0]
+            for model in models(Spec.model_fields[section].annotation)
+        ]
+        assert re.findall(r"`(\w+)`", row.split(" | ")[1]) == choices
 
 
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if specs(path)], ids=lambda path: path.name)
