@@ -86,10 +86,10 @@ REQUESTS = [request(user) for user in USERS]
 U1 = REQUESTS[0]
 
 
-def randomise(model: tf.Module, random: np.random.Generator) -> None:
+def randomise(model: tf.Module, random: np.random.Generator, spread: float) -> None:
     for variable in model.trainable_variables:
         if "half_lives" not in variable.name:
-            variable.assign(random.normal(0, 0.5, variable.shape))
+            variable.assign(random.normal(0, spread, variable.shape))
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,9 @@ def composed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Composed:
     ranking = RankingExport(built_ranker, data.query_encodings)
     for function in (towers.query, towers.candidate, ranking.score):
         function.get_concrete_function()  # creates the weights
-    for built in (query, candidate, built_ranker.network):
-        randomise(built, random)
+    # The ranker multiplies features: with more its probabilities would all be 0 or 1.
+    for built, spread in ((query, 0.5), (candidate, 0.5), (built_ranker.network, 0.1)):
+        randomise(built, random, spread)
     tf.saved_model.save(towers, str(folder / "towers"))
     tf.saved_model.save(ranking, str(folder / "ranker"))
     retriever = TowerRetriever(str(folder / "towers"), catalogue, queries)
