@@ -16,8 +16,8 @@ setup: ## Python packages from the lock file into .venv, and the project itself
 demo: setup ## data, pipeline, server and answers for the Complete Journey (DEMO_PORT=8500)
 	@DEMO_PORT=$(DEMO_PORT) $(DEMO)/demo.sh
 
-test: setup ## all tests
-	$(BIN)/python -m pytest
+test: setup ## all tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff's checks and format
 	$(BIN)/ruff check .

@@ -67,6 +67,7 @@ setup(
             "hypothesis>=6",
             "mypy>=1.10",
             "pytest>=8",
+            "pytest-xdist>=3",
             "ruff>=0.6",
             "types-PyYAML",
             "types-protobuf>=4,<5",
