@@ -58,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = order[start : start + BATCH]
             asking = [examples[row] for row in rows]
             request = requests(spec, asking, options.time, k)
+            bought = distinct([_values(example, "history_item_id") for example in asking])
             if only_new:
-                request["exclude_item_ids"] = tf.constant(distinct(request["history_item_ids"].numpy()))
+                request["exclude_item_ids"] = tf.constant(bought)
             answer = signature(**request)
             ids, scores = answer["item_ids"].numpy(), answer["scores"].numpy()
             check(ids, scores)
             if only_new:
-                check_excluded(name, ids, request["exclude_item_ids"].numpy())
+                check_excluded(name, ids, bought)
             lists[rows] = ids
             if name == "recommend":
                 best[rows] = scores
@@ -103,9 +104,9 @@ def requests(spec: Mapping[str, object], examples: Sequence[object], time: int, 
     return batch
 
 
-def distinct(rows: Strings) -> Strings:
-    """The ids of each row [b, h] once, padded with empty ones."""
-    sets = [sorted(set(row) - {b""}) for row in rows]
+def distinct(rows: Sequence[Sequence[object]]) -> Strings:
+    """The ids of each of b rows once, padded with empty ones: [b, e]."""
+    sets: list[list[object]] = [list(dict.fromkeys(row)) for row in rows]
     width = max(1, *map(len, sets))
     return np.array([row + [b""] * (width - len(row)) for row in sets], dtype=object)
 
