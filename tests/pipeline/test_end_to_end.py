@@ -266,19 +266,18 @@ def test_a_killed_server_is_an_error_and_comes_back(shop: Shop) -> None:
     assert again.wait(timeout=30) == 0
 
 
-def test_other_models_go_through_the_same_steps(shop: Shop) -> None:
+def test_other_models_go_through_the_same_steps_and_are_judged(shop: Shop) -> None:
     spec = yaml.safe_load(shop.spec.read_text())
     spec["retrieval"] = {"model": "graph_tower", "factors": 64}
     spec["ranking"] = {"model": "neumf", "epochs": 5}
-    spec["evaluation"] |= {"min_auc": 0.0, "tolerance": 0.99, "slice_tolerance": 0.99}
     file = shop.folder / "other.yaml"
     file.write_text(yaml.safe_dump(spec))
-    before = shop.versions["recommender"]
+    before = shop.versions
     done = replace(shop, spec=file).run()
-    assert done.returncode == 0, done.stdout + done.stderr
     ran = statuses(done.stdout)
     assert ran["Transform"] == "cached"
     assert {ran[step] for step in ("Trainer.retrieval", "Trainer.ranking", "BuildIndex", "CheckServable")} == {"ran"}
-    [version] = set(shop.versions["recommender"]) - set(before)
-    card = json.loads((shop.out / "serving/recommender" / version / "assets.extra/model_card.json").read_text())
-    assert (card["spec"]["retrieval"]["model"], card["spec"]["ranking"]["model"]) == ("graph_tower", "neumf")
+    # NeuMF knows no repeats: in this shop it is far below popularity, and the version in use stays.
+    assert done.returncode != 0
+    assert re.search(r"not blessed: ndcg@20 0\.\d+ does not beat popularity's 0\.\d+; .*the last pushed", done.stdout)
+    assert shop.versions == before
