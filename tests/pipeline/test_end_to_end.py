@@ -276,7 +276,7 @@ def test_other_models_go_through_the_same_steps_and_are_judged(shop: Shop) -> No
     done = replace(shop, spec=file).run()
     ran = statuses(done.stdout)
     assert ran["Transform"] == "cached"
-    assert {ran[step] for step in ("Trainer.retrieval", "Trainer.ranking", "BuildIndex", "CheckServable")} == {"ran"}
+    assert {ran[step] for step in ("Trainer.retrieval", "Trainer.ranking", "BuildIndex", "Compose")} == {"ran"}
     # NeuMF knows no repeats: in this shop it is far below popularity, and the version in use stays.
     assert done.returncode == 3
     assert re.search(r"not blessed: ndcg@20 0\.\d+ does not beat popularity's 0\.\d+", done.stdout)
