@@ -16,6 +16,7 @@ import tensorflow as tf
 from sklearn.utils.extmath import randomized_svd
 
 from twotower.features.timelines import Timelines
+from twotower.models.family.interactions import normalised
 
 Float32 = npt.NDArray[np.float32]
 
@@ -60,11 +61,10 @@ def item_vectors(history: Timelines, at: int, n_items: int, dim: int, seed: int)
         (np.ones(len(pairs), np.float32), (pairs // (n_items + 1), pairs % (n_items + 1))),
         shape=(history.n_users, n_items + 1),
     )
-    of_user = np.maximum(np.asarray(bought.sum(axis=1)).ravel(), 1)
     of_item = np.asarray(bought.sum(axis=0)).ravel()
     enough = of_item >= MIN_BUYERS
     root = np.sqrt(np.maximum(of_item, 1)).astype(np.float32)[:, np.newaxis]
-    scaled = sp.diags(of_user**-0.5) @ bought @ sp.diags(np.where(enough, 1 / root[:, 0], 0))
+    scaled = normalised(bought) @ sp.diags(enough.astype(np.float32))
     rank = min(dim, *bought.shape)
     _, _, right = randomized_svd(scaled.tocsr(), rank, n_iter=3, random_state=seed)
     vectors = np.where(enough[:, np.newaxis], right.T, 0).astype(np.float32)

@@ -14,7 +14,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from twotower.features.section import Precision
 from twotower.features.timelines import Timelines
-from twotower.models.family.interactions import interaction_matrix
+from twotower.models.family.interactions import interaction_matrix, normalised
 from twotower.models.family.table_towers import distinct
 from twotower.models.quantized import stored
 
@@ -55,15 +55,12 @@ class GraphFactors(tf.Module):
         bought = interaction_matrix(history, n_items)
         degree = np.asarray(bought.sum(axis=0)).ravel()
         kept = degree >= min_count
-        bought = bought @ scipy.sparse.diags(kept.astype(np.float32))
-        user_degree = np.maximum(np.asarray(bought.sum(axis=1)).ravel(), 1)
-        item_scale = kept / np.sqrt(np.maximum(degree, 1))
-        normalised = scipy.sparse.diags(user_degree**-0.5) @ bought @ scipy.sparse.diags(item_scale)
+        graph = normalised(bought @ scipy.sparse.diags(kept.astype(np.float32)))
         # The first factor is how much is bought at all, which the prior says better.
-        rank = min(dim + 1, *bought.shape)
-        _, _, vectors = randomized_svd(normalised.astype(np.float32), rank, n_iter=POWER_ITERATIONS, random_state=seed)
+        rank = min(dim + 1, *graph.shape)
+        _, _, vectors = randomized_svd(graph, rank, n_iter=POWER_ITERATIONS, random_state=seed)
         items = np.asarray(vectors[1:].T, np.float32)
-        scores = (normalised[:SCALE_USERS] @ items @ items.T)[:, kept]
+        scores = (graph[:SCALE_USERS] @ items @ items.T)[:, kept]
         return cls(items / max(np.sqrt(scores.std()), 1e-6), degree)
 
     def items(self, rows: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from twotower.features.model_choices import GraphTower
 from twotower.models.contract import Towers, TrainingData
-from twotower.models.family.interactions import interaction_matrix
+from twotower.models.family.interactions import interaction_matrix, normalised
 from twotower.models.family.table_towers import Float32, HistorySum, ItemTable
 from twotower.models.splits import given_pairs
 from twotower.models.training import progress
@@ -45,15 +45,10 @@ class GraphFilter:
         With the user and item degrees d_u and d_i, and the singular values S and right singular vectors V of
         D_u^-user_power R D_i^-item_power, left @ right.T is D_i^-output_power V S^spectrum_power V' D_i^output_power.
         """
-        user_degree = np.maximum(np.asarray(purchases.sum(axis=1)).ravel(), 1)
         item_degree = np.maximum(np.asarray(purchases.sum(axis=0)).ravel(), 1)
-        normalised = (
-            scipy.sparse.diags(user_degree**-choice.user_power)
-            @ purchases
-            @ scipy.sparse.diags(item_degree**-choice.item_power)
-        ).astype(np.float32)
+        graph = normalised(purchases, choice.user_power, choice.item_power)
         rank = min(choice.factors, *purchases.shape)
-        _, values, vectors = randomized_svd(normalised, rank, n_iter=POWER_ITERATIONS, random_state=seed)
+        _, values, vectors = randomized_svd(graph, rank, n_iter=POWER_ITERATIONS, random_state=seed)
         weight = item_degree[:, np.newaxis] ** choice.output_power
         # Half of the spectrum's weight on either side.
         scaled = vectors.T * values ** (choice.spectrum_power / 2)

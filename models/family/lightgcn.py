@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from twotower.features.model_choices import LightGcn
 from twotower.models.contract import Towers, TrainingData
-from twotower.models.family.interactions import interaction_matrix
+from twotower.models.family.interactions import interaction_matrix, normalised
 from twotower.models.family.pair_training import adam, n_steps, train_on_pairs
 from twotower.models.family.table_towers import HistorySum, ItemTable
 
@@ -83,8 +83,8 @@ class SmoothedItems(tf.Module):
         self._choice = choice
         n_items = purchases.shape[1]
         self.embeddings = tf.Variable(tf.random.normal([n_items, choice.factors], stddev=STDDEV))
-        normalised = normalised_graph(purchases)
-        self._to_users, self._to_items = _sparse(normalised), _sparse(normalised.T)
+        graph = normalised(purchases)
+        self._to_users, self._to_items = _sparse(graph), _sparse(graph.T)
 
     def smoothed(self) -> Smoothed:
         """Propagate the embeddings.
@@ -137,13 +137,6 @@ class SmoothedItems(tf.Module):
             )
 
         return multiply(vectors)
-
-
-def normalised_graph(purchases: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
-    """[users, items] purchases over the square roots of both degrees."""
-    users = scipy.sparse.diags(np.maximum(purchases.getnnz(axis=1), 1) ** -0.5)
-    items = scipy.sparse.diags(np.maximum(purchases.getnnz(axis=0), 1) ** -0.5)
-    return (users @ purchases @ items).tocsr().astype(np.float32)
 
 
 def _sparse(matrix: scipy.sparse.spmatrix) -> tf.SparseTensor:
