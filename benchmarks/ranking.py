@@ -69,7 +69,7 @@ def main() -> None:
     ranker = tf.saved_model.load(str(output(options.run, "Trainer.ranking/model", "Format-Serving")))
 
     groups = item_groups(catalogue)
-    snapshot = Snapshot.take(train.history, spec.split.start, groups, len(catalogue), spec.seed)
+    snapshot = Snapshot.take(spec, train.history, catalogue, groups, spec.split.start)
     numbers = RankingFeatures(groups, len(catalogue), snapshot)
     started = time.monotonic()
     training = training_lists(spec, train, Queries(spec, train, len(catalogue)), catalogue)

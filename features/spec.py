@@ -21,6 +21,9 @@ from twotower.features.model_choices import MultiTask, Ranking, Retrieval, TwoTo
 from twotower.features.section import Column, Name, Positive, Precision, Section
 from twotower.features.spec_errors import explain
 
+# The sections that name files.
+TABLES = ("interactions", "users", "items", "promotions")
+
 
 class DropRule(Section):
     """Rows to leave out, counted under ``reason``; exactly one condition on one column."""
@@ -192,6 +195,31 @@ class Items(EntityTable):
     """The catalogue; optional. An item without a row is known by id."""
 
 
+class Promotions(Source):
+    """When items are on promotion: a row each, with times to come as far as they are planned; optional."""
+
+    path: str = Field(min_length=1)
+    item: Column
+    from_: Column = Field(alias="from")
+    until: Column
+    time_format: str | None = None
+    strengths: Mapping[Name, Column] = Field(default_factory=dict)
+    known_days: int = Field(0, ge=0)
+
+    @pydantic.field_validator("strengths")
+    @classmethod
+    def _distinct_names(cls, strengths: Mapping[str, str]) -> Mapping[str, str]:
+        for name in ("start", "end"):
+            if name in strengths:
+                raise ValueError(f"the name '{name}' is taken by a promotion's time; expected another name")
+        return strengths
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the strengths; without any, each promotion is 1 strong."""
+        return tuple(self.strengths) or ("on",)
+
+
 class Split(Section):
     """The last stretch of time is the test; nothing of it reaches training."""
 
@@ -267,6 +295,7 @@ class Spec(Section):
     interactions: Interactions
     users: Users | None = None
     items: Items | None = None
+    promotions: Promotions | None = None
     context: Mapping[Name, ContextFeature] = Field(default_factory=dict)
     split: Split
     schema_file: str | None = Field(None, min_length=1)
@@ -306,6 +335,12 @@ class Spec(Section):
         return self
 
     @property
+    def tables(self) -> dict[str, Source]:
+        """The tables that are files, by section."""
+        sections = {name: getattr(self, name) for name in TABLES}
+        return {name: table for name, table in sections.items() if table is not None and table.path is not None}
+
+    @property
     def user_features(self) -> Mapping[str, Feature]:
         """Features of the users table by name; none without one."""
         return self.users.features if self.users else {}
@@ -323,7 +358,7 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
         text: the YAML.
         where: the file's name, for errors.
         base: the folder that relative paths start from.
-        paths: table paths that replace the spec's own, by section (``interactions``, ``users``, ``items``).
+        paths: table paths that replace the spec's own, by section of ``TABLES``.
 
     Raises:
         InputError: naming the key, what was found and what was expected.
@@ -340,7 +375,7 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
         if not isinstance(raw.get(section), dict):
             raise InputError(f"{where}: a path was given for '{section}', which the spec does not have")
         raw[section] = {**raw[section], "path": str(Path(path).absolute())}
-    for section in ("interactions", "users", "items"):
+    for section in TABLES:
         table = raw.get(section)
         if isinstance(table, dict) and isinstance(table.get("path"), str) and table["path"]:
             raw[section] = {**table, "path": str(base / table["path"])}

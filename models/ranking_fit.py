@@ -55,7 +55,7 @@ def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRan
     choice = spec.ranking
     assert isinstance(choice, MultiTask)
     groups = item_groups(catalogue)
-    snapshot = Snapshot.take(train.history, spec.split.start, groups, len(catalogue), spec.seed)
+    snapshot = Snapshot.take(spec, train.history, catalogue, groups, spec.split.start)
     numbers = RankingFeatures(groups, len(catalogue), snapshot)
     network = RankingNetwork(
         train.encodings,

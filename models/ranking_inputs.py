@@ -46,7 +46,7 @@ def training_lists(spec: Spec, users: Users, queries: Queries, catalogue: Catalo
     numbers: list[Float16] = []
     for number in range(choice.snapshots):
         at = spec.split.start - (choice.horizon_days + number * choice.snapshot_days) * DAY
-        snapshot = Snapshot.take(users.history, at, groups, n_items, spec.seed)
+        snapshot = Snapshot.take(spec, users.history, catalogue, groups, at)
         retrieve = past_candidates(snapshot, queries, n_items, length, choice.candidates)
         try:
             found = build_lists(spec, users, n_items, [at], spec.split.start, retrieve, spec.seed + number)

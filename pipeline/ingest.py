@@ -18,8 +18,9 @@ from tfx.types import artifact_utils
 
 from twotower.features import columns, records
 from twotower.features.errors import InputError
+from twotower.features.promotions import promotion_columns, promotion_record, promotions_by_item
 from twotower.features.records import Events, Record
-from twotower.features.spec import EntityTable, SequenceFeature, Source, Spec, VectorFeature
+from twotower.features.spec import EntityTable, Promotions, SequenceFeature, Source, Spec, VectorFeature
 from twotower.features.tables import read_chunks
 from twotower.pipeline.artifacts import Lookup, Summary
 
@@ -29,11 +30,10 @@ SPLITS = ("train", "eval", "items")
 def fingerprint(spec: Spec) -> str:
     """Names, sizes and modification times of the spec's files: what makes the cache run ingest again."""
     found: dict[str, list[object]] = {}
-    for table in (spec.interactions, spec.users, spec.items):
-        if table is not None and table.path is not None:
-            for file in table.files():
-                status = file.stat()
-                found[str(file)] = [status.st_size, status.st_mtime_ns]
+    for table in spec.tables.values():
+        for file in table.files():
+            status = file.stat()
+            found[str(file)] = [status.st_size, status.st_mtime_ns]
     return json.dumps(found, sort_keys=True)
 
 
@@ -75,8 +75,9 @@ def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> di
         >> beam.ParDo(_Timelines(spec)).with_outputs("counts", "eval", "histories", "bought", main="train")
     )
     bought = timelines.bought | "DistinctBought" >> beam.Distinct() | "AsKeys" >> beam.Map(_as_key)
+    promotions, promotion_counts = _promotions(pipeline, spec.promotions)
     catalogue = (
-        {"features": items, "bought": bought}
+        {"features": items, "bought": bought, "promotions": promotions}
         | "JoinItems" >> beam.CoGroupByKey()
         | "Catalogue" >> beam.ParDo(_Catalogue(spec)).with_outputs("counts", "descriptions", main="items")
     )
@@ -88,7 +89,7 @@ def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> di
     _ = catalogue.descriptions | "WriteItems" >> beam.io.WriteToParquet(str(lookup / "items"), ITEM_SCHEMA)
     # Beam's result names the file; the counts of all stages are few.
     _ = (
-        (read.counts, user_counts, item_counts, timelines.counts, catalogue.counts)
+        (read.counts, user_counts, item_counts, promotion_counts, timelines.counts, catalogue.counts)
         | "Counts" >> beam.Flatten()
         | "SumCounts" >> beam.CombinePerKey(sum)
         | "CountsAsJson" >> beam.Map(json.dumps)
@@ -175,6 +176,19 @@ class _ReadEntities(beam.DoFn):
                     yield key, (number, record, text, file)
 
 
+class _ReadPromotions(beam.DoFn):
+    """A file of promotions to (item, promotions) a chunk and item; side output: counts."""
+
+    def __init__(self, table: Promotions) -> None:
+        self._table = table
+
+    def process(self, file: str) -> Iterator[Any]:
+        name = Path(file)
+        for chunk in read_chunks(name, self._table.file_format(name), promotion_columns(self._table)):
+            yield beam.pvalue.TaggedOutput("counts", ("promotions: rows read", len(chunk)))
+            yield from promotions_by_item(chunk, self._table).items()
+
+
 class _OneRow(beam.DoFn):
     """(id, rows) to (id, row): the last one, or an error where the spec says that ids do not repeat."""
 
@@ -259,8 +273,12 @@ class _Catalogue(beam.DoFn):
         name, joined = element
         row = next(iter(joined["features"]), None)
         bought = any(True for _ in joined["bought"])
+        promotions = promotion_record(joined["promotions"])
+        if row is None and not bought:
+            yield beam.pvalue.TaggedOutput("counts", ("promotions: items that are not in the catalogue", 1))
+            return
         record, text = row if row is not None else ({}, "")
-        yield records.serialize({"item_id": [name], **record})
+        yield records.serialize({"item_id": [name], **record, **promotions})
         yield beam.pvalue.TaggedOutput("descriptions", {"item_id": name.decode(), "description": text})
         yield beam.pvalue.TaggedOutput("counts", ("items: catalogue", 1))
         yield beam.pvalue.TaggedOutput("counts", ("items: bought in train", int(bought)))
@@ -283,6 +301,18 @@ def _entities(
     column = table.id if table is not None else ""
     one = rows | f"Group_{prefix}s" >> beam.GroupByKey() | f"One_{prefix}s" >> beam.ParDo(_OneRow(column, duplicates))
     return one, counts
+
+
+def _promotions(pipeline: beam.Pipeline, table: Promotions | None) -> tuple[beam.PCollection, beam.PCollection]:
+    """(item, promotions) and their counts; none without a table."""
+    if table is None:
+        return tuple(pipeline | f"No{name}" >> beam.Create([]) for name in ("Promotions", "PromotionCounts"))
+    read = (
+        pipeline
+        | "PromotionFiles" >> beam.Create(_files(table))
+        | "ReadPromotions" >> beam.ParDo(_ReadPromotions(table)).with_outputs("counts", main="rows")
+    )
+    return read.rows, read.counts
 
 
 def _request_features(record: Record, spec: Spec) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_lists_and_numbers_are_those_of_their_snapshot() -> None:
     assert sorted(set(lists.times.tolist())) == [70 * DAY, 90 * DAY]
     groups = item_groups(CATALOGUE)
     for at in (70, 90):
-        snapshot = Snapshot.take(users.history, at * DAY, groups, N_ITEMS, spec.seed)
+        snapshot = Snapshot.take(spec, users.history, CATALOGUE, groups, at * DAY)
         features = RankingFeatures(groups, N_ITEMS, snapshot)
         for row in np.flatnonzero(lists.times == at * DAY)[:3]:
             asked = queries.features(
@@ -100,7 +100,7 @@ def test_the_future_of_a_snapshot_changes_its_labels_alone() -> None:
     at, rows, found = 90 * DAY, np.arange(len(users)), []
     times = np.full(len(rows), at)
     for each in (users, others):
-        snapshot = Snapshot.take(each.history, at, item_groups(CATALOGUE), N_ITEMS, seed=1)
+        snapshot = Snapshot.take(spec, each.history, CATALOGUE, item_groups(CATALOGUE), at)
         queries = Queries(spec, each, N_ITEMS)
         retrieved = past_candidates(snapshot, queries, N_ITEMS, 20, 3)(rows, queries.cuts(rows, times), times)
         found.append((retrieved, snapshot.vectors.vectors, *snapshot.statistics.values()))

@@ -431,3 +431,31 @@ def test_component_fills_its_artifacts(shop: Shop) -> None:
     assert found["examples"].get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
     counts = json.loads((shop.folder / "summary" / "counts.json").read_text())
     assert counts["interactions: train"] == 4
+
+
+def test_promotions_join_the_items_of_the_catalogue(shop: Shop) -> None:
+    shop.write("events.csv", EVENTS)
+    shop.write("items.csv", [{"id": "a", "price": "2.5", "title": "Tea"}, {"id": "never", "price": "", "title": ""}])
+    rows = [("a", "2018-01-01", 2), ("a", "2017-11-01", 1), ("b", "2017-12-01", 3), ("gone", "2017-12-01", 9)]
+    shop.write("promotions1.csv", [{"id": i, "from": start, "until": "2099-01-01", "size": n} for i, start, n in rows])
+    table = {"item": "id", "from": "from", "until": "until", "strengths": {"size": "size"}}
+    promotions = {"path": str(shop.folder / "promotions*.csv"), **table}
+    result = shop.run(shop.spec(items=shop.items(), promotions=promotions))
+    assert result.counts["promotions: rows read"] == 4
+    assert result.counts["promotions: items that are not in the catalogue"] == 1
+    items = result.split("items")
+    assert sorted(items) == [b"a", b"b", b"never"]
+    assert items[b"a"]["promotion_size"] == [1.0, 2.0]
+    assert items[b"a"]["promotion_start"] == [1_509_494_400, 1_514_764_800]
+    assert items[b"b"]["promotion_end"] == [4_070_908_800]
+    assert "promotion_size" not in items[b"never"]
+
+
+def test_a_bad_promotion_is_named_and_nothing_stays(shop: Shop) -> None:
+    shop.write("events.csv", EVENTS)
+    shop.write("promotions.csv", [{"id": "a", "from": "2018-01-01", "until": "2017-01-01"}])
+    file = str(shop.folder / "promotions.csv")
+    spec = shop.spec(promotions={"path": file, "item": "id", "from": "from", "until": "until"})
+    with pytest.raises(InputError, match=r"promotions\.csv: row 1, column 'until': found '2017-01-01', expected"):
+        shop.run(spec)
+    assert not list((shop.folder / "out").glob("*/*"))
