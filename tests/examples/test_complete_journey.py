@@ -55,6 +55,7 @@ def test_the_spec_reads_these_tables(tables: Path) -> None:
     for table in (shop.interactions, shop.items, shop.users):
         assert table is not None
         assert len(table.files()) == 1
+    assert isinstance(shop.split, spec.TimeSplit)
     assert pd.Timestamp(shop.split.start, unit="s") == runpy.run_path(str(PREPARE))["PRICES_UNTIL"]
 
 
