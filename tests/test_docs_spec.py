@@ -95,6 +95,7 @@ def test_the_walk_reaches_every_depth() -> None:
     assert (found["retrieval.model"], found["ranking.model"]) == ("two_tower", "multi_task")
     assert found["retrieval[als].factors"] == 64
     assert "retrieval[als].model" not in found
+    assert (found["split.kind"], found["split.test_from"], found["split[given].test"]) == ("time", REQUIRED, REQUIRED)
 
 
 def test_the_table_names_every_model_and_kind_of_split() -> None:
