@@ -22,6 +22,7 @@ import tensorflow as tf
 from twotower.features.spec import Spec, load
 from twotower.models.baselines import BoughtMostOften
 from twotower.models.candidates import TowerRetriever
+from twotower.models.moments import request_times, training_end
 from twotower.models.protocol import EvaluationProtocol, Task
 from twotower.models.queries import Queries
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
@@ -69,7 +70,8 @@ def main() -> None:
     ranker = tf.saved_model.load(str(output(options.run, "Trainer.ranking/model", "Format-Serving")))
 
     groups = item_groups(catalogue)
-    snapshot = Snapshot.take(spec, train.history, catalogue, groups, spec.split.start)
+    end = training_end(spec.split, train.history)
+    snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
     numbers = RankingFeatures(groups, len(catalogue), snapshot)
     started = time.monotonic()
     training = training_lists(spec, train, Queries(spec, train, len(catalogue)), catalogue)
@@ -126,10 +128,11 @@ def ranked(spec: Spec, asked: Users, queries: Queries, towers: TowerRetriever, n
     """The best items of each asked user by task, [users, KEPT] padded with -1."""
     lists: Lists = {task: np.full((len(asked), KEPT), -1, np.int32) for task in TASKS}
     retrieve, history = towers.best(spec.ranking.candidates), asked.history
+    moments = request_times(spec.split, asked.labels)
     order = np.argsort(history.lengths, kind="stable")
     for start in range(0, len(order), BLOCK):
         users = order[start : start + BLOCK]
-        ends, times = queries.history_ends(users), np.full(len(users), spec.split.start)
+        ends, times = queries.history_ends(users), moments[users]
         own = [np.unique(history.items[history.offsets[user] : end]) for user, end in zip(users, ends, strict=True)]
         sets = [np.union1d(*pair) for pair in zip(own, retrieve(users, ends, times), strict=True)]
         sets = [rows[rows < n_items] for rows in sets]

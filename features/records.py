@@ -97,7 +97,7 @@ def events_by_user(chunk: Chunk, whole: Spec) -> tuple[dict[bytes, Events], dict
             for name, feature in context_columns(whole.context).items()
         },
     )
-    if whole.split.end is not None:
+    if isinstance(whole.split, spec.TimeSplit) and whole.split.end is not None:
         late = times >= whole.split.end
         dropped["after the test period"] = int(late.sum())
         events, users = events.take(np.flatnonzero(~late)), users[~late]

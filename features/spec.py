@@ -156,7 +156,7 @@ class Interactions(Source):
 
 
 class EntityTable(Source):
-    """One row an id, from a file of its own or from the interactions before the test period."""
+    """One row an id, from a file of its own or from the interactions that are trained on."""
 
     from_: Literal["interactions"] | None = Field(None, alias="from")
     id: Column
@@ -220,9 +220,10 @@ class Promotions(Source):
         return tuple(self.strengths) or ("on",)
 
 
-class Split(Section):
+class TimeSplit(Section):
     """The last stretch of time is the test; nothing of it reaches training."""
 
+    kind: Literal["time"] = "time"
     test_from: dt.datetime
     test_days: Positive | None = None
 
@@ -243,6 +244,22 @@ class Split(Section):
     def end(self) -> int | None:
         """First second after the test, or None where it lasts to the end of the data."""
         return None if self.test_days is None else self.start + self.test_days * 86_400
+
+
+class LastOutSplit(Section):
+    """Each user's events at their last moment are the test; who has one moment alone is only trained on."""
+
+    kind: Literal["leave_last_out"]
+
+
+class GivenSplit(Section):
+    """The interactions are what is trained on, and another table of the same columns is the test."""
+
+    kind: Literal["given"]
+    test: str = Field(min_length=1)
+
+
+Split = Annotated[TimeSplit | LastOutSplit | GivenSplit, Field(discriminator="kind")]
 
 
 class CandidateSet(Section):
@@ -304,6 +321,11 @@ class Spec(Section):
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
 
+    @pydantic.field_validator("split", mode="before")
+    @classmethod
+    def _in_time_unless_said(cls, value: object) -> object:
+        return {"kind": "time", **value} if isinstance(value, dict) else value
+
     @pydantic.field_validator("retrieval", mode="before")
     @classmethod
     def _two_towers_unless_said(cls, value: object) -> object:
@@ -335,10 +357,21 @@ class Spec(Section):
         return self
 
     @property
-    def tables(self) -> dict[str, Source]:
-        """The tables that are files, by section."""
-        sections = {name: getattr(self, name) for name in TABLES}
-        return {name: table for name, table in sections.items() if table is not None and table.path is not None}
+    def test_interactions(self) -> Interactions | None:
+        """The table that is the test, where it is a table of its own."""
+        if not isinstance(self.split, GivenSplit):
+            return None
+        return self.interactions.model_copy(update={"path": self.split.test})
+
+    @property
+    def files(self) -> list[tuple[Source, Path]]:
+        """Every file that a run reads, with its table.
+
+        Raises:
+            InputError: a table has no file.
+        """
+        tables = (self.interactions, self.test_interactions, self.users, self.items, self.promotions)
+        return [(table, file) for table in tables if table is not None and table.path for file in table.files()]
 
     @property
     def user_features(self) -> Mapping[str, Feature]:
@@ -381,6 +414,9 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
             raw[section] = {**table, "path": str(base / table["path"])}
     if isinstance(raw.get("schema_file"), str) and raw["schema_file"]:
         raw["schema_file"] = str(base / raw["schema_file"])
+    split = raw.get("split")
+    if isinstance(split, dict) and isinstance(split.get("test"), str) and split["test"]:
+        raw["split"] = {**split, "test": str(base / split["test"])}
     try:
         return Spec.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from twotower.features.model_choices import MultiTask
 from twotower.features.spec import Spec
 from twotower.models.contract import Features
+from twotower.models.moments import training_end
 from twotower.models.ranking import Ranking, RankingNetwork
 from twotower.models.ranking_contract import Ranker, RankingData
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
@@ -51,11 +52,12 @@ class MultiTaskRanker(tf.Module):
 
 
 def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRanker:
-    """An untrained ranker that knows the items as of the split."""
+    """An untrained ranker that knows the items as of the end of training."""
     choice = spec.ranking
     assert isinstance(choice, MultiTask)
     groups = item_groups(catalogue)
-    snapshot = Snapshot.take(spec, train.history, catalogue, groups, spec.split.start)
+    end = training_end(spec.split, train.history)
+    snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
     numbers = RankingFeatures(groups, len(catalogue), snapshot)
     network = RankingNetwork(
         train.encodings,

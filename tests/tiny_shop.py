@@ -11,7 +11,7 @@ import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from twotower.features import preprocessing, records
-from twotower.features.spec import Spec
+from twotower.features.spec import Spec, TimeSplit
 from twotower.models.transformed import Transformed
 
 DAY = 86_400
@@ -56,6 +56,7 @@ SPEC = Spec.model_validate(
         "ranking": {"candidates": 4, "history_length": 5, "units": [8]},
     }
 )
+assert isinstance(SPEC.split, TimeSplit)
 SPLIT = SPEC.split.start
 ITEMS: list[dict[str, Any]] = [
     {

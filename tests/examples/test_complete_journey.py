@@ -52,8 +52,10 @@ def test_the_spec_reads_these_tables(tables: Path) -> None:
         ("interactions", "items", "users", "promotions"), (f"{name}.parquet" for name in NAMES), strict=True
     )}  # fmt: skip
     shop = spec.load(FOLDER / "spec.yaml", paths)
-    for table in shop.tables.values():
-        assert len(table.files()) == 1
+    assert [file.name for _, file in shop.files] == [
+        "purchases.parquet", "households.parquet", "products.parquet", "promotions.parquet",
+    ]  # fmt: skip
+    assert isinstance(shop.split, spec.TimeSplit)
     assert pd.Timestamp(shop.split.start, unit="s") == runpy.run_path(str(PREPARE))["PRICES_UNTIL"]
 
 
