@@ -140,10 +140,10 @@ class UltraGcn(_IdModel):
     neighbours: Positive = 10
     constraint_weight: float = Field(0.01, ge=0)
     negatives: Positive = 100
-    regularization: float = Field(1e-5, ge=0)
+    regularization: float = Field(1e-3, ge=0)
     sampled_items: Positive = 1024
-    batch_size: Positive = 512
-    epochs: Positive = 40
+    batch_size: Positive = 64
+    epochs: Positive = 30
     learning_rate: float = Field(0.03, gt=0)
 
 

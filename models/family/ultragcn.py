@@ -17,8 +17,9 @@ from twotower.features.model_choices import UltraGcn
 from twotower.models.contract import Towers, TrainingData
 from twotower.models.family.interactions import interaction_matrix
 from twotower.models.family.item_neighbours import Neighbours
-from twotower.models.family.pair_training import adam, n_steps, train_on_batches
+from twotower.models.family.pair_training import n_steps, train_on_batches
 from twotower.models.family.table_towers import Float32, HistorySum, ItemTable
+from twotower.models.lazy_adam import LazyAdam
 
 # Spread of the embeddings before training.
 STDDEV = 0.1
@@ -34,13 +35,13 @@ def fit(data: TrainingData) -> Towers:
     tf.keras.utils.set_random_seed(data.spec.seed)
     model = UltraGcnModel(purchases, co_bought(purchases, choice.neighbours), choice)
     buyers = np.flatnonzero(purchases.getnnz(axis=1))
-    optimizer = adam(choice.learning_rate, choice.epochs * n_steps(len(buyers), choice.batch_size))
+    steps = choice.epochs * n_steps(len(buyers), choice.batch_size)
+    optimizer = LazyAdam(tf.keras.optimizers.schedules.CosineDecay(choice.learning_rate, steps))
 
     def step(users: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = model.loss(users)
-        gradients = map(tf.convert_to_tensor, tape.gradient(loss, model.tables))
-        optimizer.apply_gradients(zip(gradients, model.tables, strict=True))
+        optimizer.apply_gradients(zip(tape.gradient(loss, model.tables), model.tables, strict=True))
         return loss
 
     train_on_batches(
@@ -136,6 +137,7 @@ def co_bought(purchases: scipy.sparse.csr_matrix, neighbours: int) -> Neighbours
     kept, weights = np.zeros((n_items, neighbours), np.int32), np.zeros((n_items, neighbours), np.float32)
     for start in range(0, n_items, BLOCK):
         block = (buyers[start : start + BLOCK] @ purchases).tocsr()
+        block.sort_indices()  # of items that are as near, the first stay
         for item, (first, last) in enumerate(zip(block.indptr[:-1], block.indptr[1:], strict=True), start=start):
             others = block.indices[first:last]
             omega = block.data[first:last] * of_item[item] / np.sqrt(total[others])
