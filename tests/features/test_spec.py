@@ -239,7 +239,7 @@ def test_unknown_kind_of_feature(section: str, kind: object, expected: str) -> N
     ("section", "model", "expected"),
     [
         ("retrieval", "lightgnn", "key 'retrieval.model': found 'lightgnn', expected one of two_tower, popularity, "
-         "item_cosine, svd, als, mf, nmf, ease, lightgcn, pinsage, graph_tower; did you mean 'lightgcn'?"),
+         "item_cosine, svd, als, mf, nmf, ease, lightgcn, ultragcn, pinsage, graph_tower; did you mean 'lightgcn'?"),
         ("retrieval", "bert", "key 'retrieval.model': found 'bert', expected one of two_tower"),
         ("retrieval", ["als"], "key 'retrieval.model': found ['als'], expected one of two_tower"),
         ("retrieval", None, "key 'retrieval.model': found None, expected one of two_tower"),
