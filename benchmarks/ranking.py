@@ -14,19 +14,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from twotower.features.spec import Spec, load
 from twotower.models.baselines import BoughtMostOften
+from twotower.models.boosted_trees import grow
 from twotower.models.candidates import TowerRetriever
 from twotower.models.moments import request_times, training_end
 from twotower.models.protocol import EvaluationProtocol, Task
 from twotower.models.queries import Queries
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
-from twotower.models.ranking_inputs import TrainingLists, training_lists
+from twotower.models.ranking_inputs import training_lists
 from twotower.models.tables import Users
 from twotower.models.transformed import Transformed
 
@@ -38,18 +38,7 @@ Lists = dict[Task, Int32]
 
 TASKS: tuple[Task, ...] = ("all", "new")
 BLOCK = 32
-TREES = 300
-LIGHTGBM = {
-    "objective": "binary",
-    "num_leaves": 31,
-    "learning_rate": 0.06,
-    "min_data_in_leaf": 100,
-    "feature_fraction": 0.5,
-    "bagging_fraction": 0.7,
-    "bagging_freq": 1,
-    "max_bin": 127,
-    "verbose": -1,
-}
+TREES = 200
 # Places of a list that are kept: enough are left when those that are no candidates of a protocol are dropped.
 KEPT = 200
 
@@ -77,7 +66,7 @@ def main() -> None:
     training = training_lists(spec, train, Queries(spec, train, len(catalogue)), catalogue)
     print(f"{len(training.lists):,} lists, {len(numbers.names)} features: {time.monotonic() - started:.0f} s")
     started = time.monotonic()
-    trees = fitted_trees(training, numbers.names, options.seed)
+    trees = grow(training, TREES, options.seed)
     print(f"LightGBM, {TREES} trees: {time.monotonic() - started:.0f} s")
     function = tf.function(numbers, reduce_retracing=True)
 
@@ -113,15 +102,6 @@ def output(run: Path, name: str, inside: str = ".") -> Path:
     if not versions:
         raise SystemExit(f"{folder}: no output is there; expected the folder of a finished 'twotower run --out'")
     return folder / str(versions[-1]) / inside
-
-
-def fitted_trees(training: TrainingLists, names: list[str], seed: int) -> lightgbm.Booster:
-    """LightGBM on the candidates of all lists, each with its weight."""
-    lists, real = training.lists, training.lists.weight > 0
-    dataset = lightgbm.Dataset(
-        training.numbers[real].astype(np.float32), lists.bought[real], weight=lists.weight[real], feature_name=names
-    )
-    return lightgbm.train({**LIGHTGBM, "seed": seed}, dataset, TREES)
 
 
 def ranked(spec: Spec, asked: Users, queries: Queries, towers: TowerRetriever, n_items: int, score: Score) -> Lists:

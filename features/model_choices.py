@@ -198,6 +198,7 @@ class MultiTask(_Ranker):
     loss: Literal["pointwise", "listwise"] = "pointwise"
     crosses: int = Field(1, ge=0)
     units: tuple[Positive, ...] = (128, 64)
+    trees: int = Field(0, ge=0)
     batch_size: Positive = 32
     epochs: Positive = 2
     learning_rate: float = Field(0.002, gt=0)
