@@ -95,7 +95,7 @@ class Mf(Section):
     sampled_items: Positive = 128
     batch_size: Positive = 512
     epochs: Positive = 24
-    learning_rate: float = Field(0.03, gt=0)
+    learning_rate: float = Field(0.043, gt=0)
 
 
 class Nmf(_IdModel):
