@@ -109,11 +109,12 @@ def ours_plain(folder: Folder, epochs: int) -> Fitted:
     from unittest import mock
 
     from twotower.models import retrieval
+    from twotower.models.sampled_softmax import softmax_loss
 
     class Plain(retrieval.Retrieval):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            self._loss = retrieval.softmax_loss
+            self._loss = softmax_loss
 
     with mock.patch.object(retrieval, "Retrieval", Plain):
         return ours(folder, epochs)
