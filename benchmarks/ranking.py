@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from twotower.features.spec import Spec, load
 from twotower.models.baselines import BoughtMostOften
+from twotower.models.boosted_trees import grow
 from twotower.models.candidates import TowerRetriever
+from twotower.models.moments import request_times, training_end
 from twotower.models.protocol import EvaluationProtocol, Task
 from twotower.models.queries import Queries
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
-from twotower.models.ranking_inputs import TrainingLists, training_lists
+from twotower.models.ranking_inputs import training_lists
 from twotower.models.tables import Users
 from twotower.models.transformed import Transformed
 
@@ -37,18 +38,7 @@ Lists = dict[Task, Int32]
 
 TASKS: tuple[Task, ...] = ("all", "new")
 BLOCK = 32
-TREES = 300
-LIGHTGBM = {
-    "objective": "binary",
-    "num_leaves": 31,
-    "learning_rate": 0.06,
-    "min_data_in_leaf": 100,
-    "feature_fraction": 0.5,
-    "bagging_fraction": 0.7,
-    "bagging_freq": 1,
-    "max_bin": 127,
-    "verbose": -1,
-}
+TREES = 200
 # Places of a list that are kept: enough are left when those that are no candidates of a protocol are dropped.
 KEPT = 200
 
@@ -69,13 +59,14 @@ def main() -> None:
     ranker = tf.saved_model.load(str(output(options.run, "Trainer.ranking/model", "Format-Serving")))
 
     groups = item_groups(catalogue)
-    snapshot = Snapshot.take(train.history, spec.split.start, groups, len(catalogue), spec.seed)
+    end = training_end(spec.split, train.history)
+    snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
     numbers = RankingFeatures(groups, len(catalogue), snapshot)
     started = time.monotonic()
     training = training_lists(spec, train, Queries(spec, train, len(catalogue)), catalogue)
     print(f"{len(training.lists):,} lists, {len(numbers.names)} features: {time.monotonic() - started:.0f} s")
     started = time.monotonic()
-    trees = fitted_trees(training, numbers.names, options.seed)
+    trees = grow(training, TREES, options.seed)
     print(f"LightGBM, {TREES} trees: {time.monotonic() - started:.0f} s")
     function = tf.function(numbers, reduce_retracing=True)
 
@@ -113,23 +104,15 @@ def output(run: Path, name: str, inside: str = ".") -> Path:
     return folder / str(versions[-1]) / inside
 
 
-def fitted_trees(training: TrainingLists, names: list[str], seed: int) -> lightgbm.Booster:
-    """LightGBM on the candidates of all lists, each with its weight."""
-    lists, real = training.lists, training.lists.weight > 0
-    dataset = lightgbm.Dataset(
-        training.numbers[real].astype(np.float32), lists.bought[real], weight=lists.weight[real], feature_name=names
-    )
-    return lightgbm.train({**LIGHTGBM, "seed": seed}, dataset, TREES)
-
-
 def ranked(spec: Spec, asked: Users, queries: Queries, towers: TowerRetriever, n_items: int, score: Score) -> Lists:
     """The best items of each asked user by task, [users, KEPT] padded with -1."""
     lists: Lists = {task: np.full((len(asked), KEPT), -1, np.int32) for task in TASKS}
     retrieve, history = towers.best(spec.ranking.candidates), asked.history
+    moments = request_times(spec.split, asked.labels)
     order = np.argsort(history.lengths, kind="stable")
     for start in range(0, len(order), BLOCK):
         users = order[start : start + BLOCK]
-        ends, times = queries.history_ends(users), np.full(len(users), spec.split.start)
+        ends, times = queries.history_ends(users), moments[users]
         own = [np.unique(history.items[history.offsets[user] : end]) for user, end in zip(users, ends, strict=True)]
         sets = [np.union1d(*pair) for pair in zip(own, retrieve(users, ends, times), strict=True)]
         sets = [rows[rows < n_items] for rows in sets]

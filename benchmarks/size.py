@@ -26,13 +26,14 @@ from cases import Case, read_case
 
 from twotower.features.model_choices import GraphTower
 from twotower.features.section import Precision
-from twotower.features.spec import Spec
+from twotower.features.spec import Spec, Split
 from twotower.models.candidates import TowerRetriever
 from twotower.models.contract import Towers, TrainingData
 from twotower.models.exports import TowersExport
 from twotower.models.family.graph_tower import GraphFilter
 from twotower.models.family.interactions import interaction_matrix
 from twotower.models.family.table_towers import HistorySum, ItemTable
+from twotower.models.moments import request_times
 from twotower.models.queries import Queries
 from twotower.models.retrievers import fit
 from twotower.serving.index import build_index
@@ -121,7 +122,7 @@ def measure(case: Case, point: Point, seeds: list[int], users: int) -> dict[Prec
             for precision in PRECISIONS:
                 length = spec.retrieval.history_length
                 export = TowersExport(towers, case.train.encodings, case.catalogue.encodings, length, precision)
-                runs[precision].append(served(case, export, spec.split.start, precision, users, Path(folder)))
+                runs[precision].append(served(case, export, spec.split, precision, users, Path(folder)))
     return {
         precision: Measured(np.mean([run.ndcg for run in found], axis=0), found[0].nbytes)
         for precision, found in runs.items()
@@ -136,7 +137,7 @@ def fitted(case: Case, spec: Spec, folder: Path) -> Towers:
     return Towers(HistorySum(found.left, power=0.5), ItemTable(found.right, np.zeros(len(found.right), np.float32)))
 
 
-def served(case: Case, export: TowersExport, split: int, precision: Precision, users: int, folder: Path) -> Measured:
+def served(case: Case, export: TowersExport, split: Split, precision: Precision, users: int, folder: Path) -> Measured:
     """Save towers and an exact index, and evaluate what was saved."""
     towers, index_folder = folder / f"towers_{precision}", folder / f"index_{precision}"
     tf.saved_model.save(export, str(towers))
@@ -152,7 +153,10 @@ def served(case: Case, export: TowersExport, split: int, precision: Precision, u
     asked = np.sort(np.random.default_rng(0).permutation(everyone)[:users])
     history, labels = ranked.protocol.history.select(asked), ranked.protocol.labels.select(asked)
     protocol = replace(ranked.protocol, history=history, labels=labels)
-    metrics = protocol.evaluate_vectors(lambda rows: retriever.embed_latest(asked[rows], split), items, ranked.task)
+    times = request_times(split, labels)
+    metrics = protocol.evaluate_vectors(
+        lambda rows: retriever.embed_latest(asked[rows], times[rows]), items, ranked.task
+    )
     variables = [file for saved in (towers, index_folder) for file in saved.glob("variables/variables.data*")]
     return Measured(np.asarray(metrics.per_user.ndcg), sum(file.stat().st_size for file in variables))
 

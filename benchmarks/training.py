@@ -94,7 +94,7 @@ def ours(folder: Folder, epochs: int) -> Fitted:
             queries.features(
                 tf.constant(block),
                 tf.constant(queries.history_ends(block)),
-                tf.fill([len(block)], tf.constant(spec.split.start, tf.int64)),
+                tf.fill([len(block)], tf.constant(int(split.timestamp()), tf.int64)),
                 spec.retrieval.history_length,
             )
         )

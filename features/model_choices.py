@@ -132,6 +132,21 @@ class LightGcn(_IdModel):
     learning_rate: float = Field(0.03, gt=0)
 
 
+class UltraGcn(_IdModel):
+    """Log loss weighted as endless smoothing over the graph of who bought what would weigh it."""
+
+    model: Literal["ultragcn"]
+    factors: Positive = 64
+    neighbours: Positive = 10
+    constraint_weight: float = Field(0.01, ge=0)
+    negatives: Positive = 100
+    regularization: float = Field(1e-3, ge=0)
+    sampled_items: Positive = 1024
+    batch_size: Positive = 64
+    epochs: Positive = 30
+    learning_rate: float = Field(0.03, gt=0)
+
+
 class PinSage(_IdModel):
     """Item features convolved over sampled neighbourhoods of the item graph: also for items nobody bought yet."""
 
@@ -160,7 +175,7 @@ class GraphTower(_IdModel):
 
 
 Retrieval = Annotated[
-    TwoTower | Popularity | ItemCosine | Svd | Als | Mf | Nmf | Ease | LightGcn | PinSage | GraphTower,
+    TwoTower | Popularity | ItemCosine | Svd | Als | Mf | Nmf | Ease | LightGcn | UltraGcn | PinSage | GraphTower,
     Field(discriminator="model"),
 ]
 
@@ -183,6 +198,7 @@ class MultiTask(_Ranker):
     loss: Literal["pointwise", "listwise"] = "pointwise"
     crosses: int = Field(1, ge=0)
     units: tuple[Positive, ...] = (128, 64)
+    trees: int = Field(0, ge=0)
     batch_size: Positive = 32
     epochs: Positive = 2
     learning_rate: float = Field(0.002, gt=0)

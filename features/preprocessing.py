@@ -1,7 +1,8 @@
 """The one tf.Transform graph, made from the spec; the same graph is inside every exported model.
 
 Raw examples are either users (a timeline: ``user_*``, ``history_*``, ``context_*``, and in the eval split
-``label_*``) or items (``item_*``); a feature that an example lacks is empty. Requests use the same names.
+``label_*``) or items (``item_*``, ``promotion_*``); a feature that an example lacks is empty. Requests use the same
+names.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from twotower.features import promotions
 from twotower.features import spec as specs
 from twotower.features.spec import Feature, Spec
 
@@ -37,7 +39,8 @@ def raw_feature_types(spec: Spec) -> dict[str, tf.DType]:
         types |= {f"{prefix}_{name}": raw_type(feature) for name, feature in features.items()}
     # Time features of the context are computed from the event's own time.
     columns = {name: feature for name, feature in spec.context.items() if not isinstance(feature, specs.TimeFeature)}
-    return types | {f"context_{name}": tf.string for name in columns}
+    types |= {f"context_{name}": tf.string for name in columns}
+    return types | promotions.feature_types(spec.promotions)
 
 
 def raw_type(feature: Feature) -> tf.DType:
@@ -63,7 +66,8 @@ def preprocessing_fn(inputs: Mapping[str, tf.SparseTensor], custom_config: Mappi
     for key in ("item_id", "history_item_id", "label_item_id"):
         outputs[key] = _lookup(inputs[key], item_vocabulary)
     outputs["user_id"] = _lookup(inputs["user_id"], tft.vocabulary(inputs["user_id"], vocab_filename=USER_VOCABULARY))
-    for key in ("history_time", "history_quantity", "label_time", "label_quantity"):
+    as_they_are = ("history_time", "history_quantity", "label_time", "label_quantity")
+    for key in (*as_they_are, *promotions.feature_types(spec.promotions)):
         outputs[key] = inputs[key]
     outputs["user_key"] = inputs["user_id"]
     for prefix, features in (("user", spec.user_features), ("item", spec.item_features)):

@@ -81,7 +81,7 @@ def events_by_user(chunk: Chunk, whole: Spec) -> tuple[dict[bytes, Events], dict
     chunk, dropped = columns.apply_drops(chunk, source.drop)
     if not len(chunk):
         return {}, dropped
-    users = _encoded(columns.ids(chunk, source.user).to_pylist())
+    users = ids_as_bytes(chunk, source.user)
     times = columns.seconds(chunk, source.time, source.time_format)
     quantities = np.ones(len(chunk), dtype=np.float32)
     if source.quantity:
@@ -89,7 +89,7 @@ def events_by_user(chunk: Chunk, whole: Spec) -> tuple[dict[bytes, Events], dict
         chunk.refuse(np.isnan(values), source.quantity, "a number (a drop rule can leave such rows out)")
         quantities = values.astype(np.float32)
     events = Events(
-        _encoded(columns.ids(chunk, source.item).to_pylist()),
+        ids_as_bytes(chunk, source.item),
         times,
         quantities,
         {
@@ -97,7 +97,7 @@ def events_by_user(chunk: Chunk, whole: Spec) -> tuple[dict[bytes, Events], dict
             for name, feature in context_columns(whole.context).items()
         },
     )
-    if whole.split.end is not None:
+    if isinstance(whole.split, spec.TimeSplit) and whole.split.end is not None:
         late = times >= whole.split.end
         dropped["after the test period"] = int(late.sum())
         events, users = events.take(np.flatnonzero(~late)), users[~late]
@@ -218,6 +218,11 @@ def _feature(values: Values) -> tf.train.Feature:
     if isinstance(values[0], int):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
     return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+
+def ids_as_bytes(chunk: Chunk, column: str) -> npt.NDArray[np.bytes_]:
+    """[n] a column of ids as UTF-8 bytes; errors as ``columns.ids``."""
+    return _encoded(columns.ids(chunk, column).to_pylist())
 
 
 def _encoded(texts: Sequence[str]) -> npt.NDArray[np.bytes_]:

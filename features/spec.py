@@ -21,6 +21,9 @@ from twotower.features.model_choices import MultiTask, Ranking, Retrieval, TwoTo
 from twotower.features.section import Column, Name, Positive, Precision, Section
 from twotower.features.spec_errors import explain
 
+# The sections that name files.
+TABLES = ("interactions", "users", "items", "promotions")
+
 
 class DropRule(Section):
     """Rows to leave out, counted under ``reason``; exactly one condition on one column."""
@@ -153,7 +156,7 @@ class Interactions(Source):
 
 
 class EntityTable(Source):
-    """One row an id, from a file of its own or from the interactions before the test period."""
+    """One row an id, from a file of its own or from the interactions that are trained on."""
 
     from_: Literal["interactions"] | None = Field(None, alias="from")
     id: Column
@@ -192,9 +195,35 @@ class Items(EntityTable):
     """The catalogue; optional. An item without a row is known by id."""
 
 
-class Split(Section):
+class Promotions(Source):
+    """When items are on promotion: a row each, with times to come as far as they are planned; optional."""
+
+    path: str = Field(min_length=1)
+    item: Column
+    from_: Column = Field(alias="from")
+    until: Column
+    time_format: str | None = None
+    strengths: Mapping[Name, Column] = Field(default_factory=dict)
+    known_days: int = Field(0, ge=0)
+
+    @pydantic.field_validator("strengths")
+    @classmethod
+    def _distinct_names(cls, strengths: Mapping[str, str]) -> Mapping[str, str]:
+        for name in ("start", "end"):
+            if name in strengths:
+                raise ValueError(f"the name '{name}' is taken by a promotion's time; expected another name")
+        return strengths
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the strengths; without any, each promotion is 1 strong."""
+        return tuple(self.strengths) or ("on",)
+
+
+class TimeSplit(Section):
     """The last stretch of time is the test; nothing of it reaches training."""
 
+    kind: Literal["time"] = "time"
     test_from: dt.datetime
     test_days: Positive | None = None
 
@@ -215,6 +244,22 @@ class Split(Section):
     def end(self) -> int | None:
         """First second after the test, or None where it lasts to the end of the data."""
         return None if self.test_days is None else self.start + self.test_days * 86_400
+
+
+class LastOutSplit(Section):
+    """Each user's events at their last moment are the test; who has one moment alone is only trained on."""
+
+    kind: Literal["leave_last_out"]
+
+
+class GivenSplit(Section):
+    """The interactions are what is trained on, and another table of the same columns is the test."""
+
+    kind: Literal["given"]
+    test: str = Field(min_length=1)
+
+
+Split = Annotated[TimeSplit | LastOutSplit | GivenSplit, Field(discriminator="kind")]
 
 
 class CandidateSet(Section):
@@ -267,6 +312,7 @@ class Spec(Section):
     interactions: Interactions
     users: Users | None = None
     items: Items | None = None
+    promotions: Promotions | None = None
     context: Mapping[Name, ContextFeature] = Field(default_factory=dict)
     split: Split
     schema_file: str | None = Field(None, min_length=1)
@@ -274,6 +320,11 @@ class Spec(Section):
     ranking: Ranking = MultiTask()
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
+
+    @pydantic.field_validator("split", mode="before")
+    @classmethod
+    def _in_time_unless_said(cls, value: object) -> object:
+        return {"kind": "time", **value} if isinstance(value, dict) else value
 
     @pydantic.field_validator("retrieval", mode="before")
     @classmethod
@@ -306,6 +357,23 @@ class Spec(Section):
         return self
 
     @property
+    def test_interactions(self) -> Interactions | None:
+        """The table that is the test, where it is a table of its own."""
+        if not isinstance(self.split, GivenSplit):
+            return None
+        return self.interactions.model_copy(update={"path": self.split.test})
+
+    @property
+    def files(self) -> list[tuple[Source, Path]]:
+        """Every file that a run reads, with its table.
+
+        Raises:
+            InputError: a table has no file.
+        """
+        tables = (self.interactions, self.test_interactions, self.users, self.items, self.promotions)
+        return [(table, file) for table in tables if table is not None and table.path for file in table.files()]
+
+    @property
     def user_features(self) -> Mapping[str, Feature]:
         """Features of the users table by name; none without one."""
         return self.users.features if self.users else {}
@@ -323,7 +391,7 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
         text: the YAML.
         where: the file's name, for errors.
         base: the folder that relative paths start from.
-        paths: table paths that replace the spec's own, by section (``interactions``, ``users``, ``items``).
+        paths: table paths that replace the spec's own, by section of ``TABLES``.
 
     Raises:
         InputError: naming the key, what was found and what was expected.
@@ -340,12 +408,15 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
         if not isinstance(raw.get(section), dict):
             raise InputError(f"{where}: a path was given for '{section}', which the spec does not have")
         raw[section] = {**raw[section], "path": str(Path(path).absolute())}
-    for section in ("interactions", "users", "items"):
+    for section in TABLES:
         table = raw.get(section)
         if isinstance(table, dict) and isinstance(table.get("path"), str) and table["path"]:
             raw[section] = {**table, "path": str(base / table["path"])}
     if isinstance(raw.get("schema_file"), str) and raw["schema_file"]:
         raw["schema_file"] = str(base / raw["schema_file"])
+    split = raw.get("split")
+    if isinstance(split, dict) and isinstance(split.get("test"), str) and split["test"]:
+        raw["split"] = {**split, "test": str(base / split["test"])}
     try:
         return Spec.model_validate(raw)
     except pydantic.ValidationError as error:

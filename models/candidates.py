@@ -40,10 +40,10 @@ class TowerRetriever:
         features = self._queries.features(tf.constant(users), tf.constant(cuts), tf.constant(times), self._length)
         return np.asarray(self._towers.query(features))
 
-    def embed_latest(self, users: Int64, time: int) -> Float32:
-        """Query embeddings [b, dim] of users [b] at one time, with their whole histories."""
+    def embed_latest(self, users: Int64, times: int | Int64) -> Float32:
+        """Query embeddings [b, dim] of users [b] with their whole histories, at one time or [b] one for each."""
         ends = self._queries.history_ends(users)
-        return self.embed(users, ends, np.full(len(users), time))
+        return self.embed(users, ends, np.broadcast_to(np.int64(times), len(users)))
 
     def best(self, k: int) -> Retrieve:
         """A function from users, cuts and times to the best ``k`` items of each, exactly."""

@@ -1,4 +1,4 @@
-"""Early stopping on the evaluation metric: NDCG on products new to the user, on the last days before the split."""
+"""Early stopping on the evaluation metric: NDCG on products new to the user, on the last days of training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class KeepBest(tf.keras.callbacks.Callback):
 
     Args:
         towers: what is trained.
-        spec: the shop; the validation period is ``validation_days`` before ``spec.split.start``.
+        spec: the shop; the validation period is the last ``validation_days`` of training.
         catalogue: all of it is ranked.
         train: the users with their events before the split, the validation period's too.
         start: when the validation period begins, unix seconds.
@@ -50,7 +50,7 @@ class KeepBest(tf.keras.callbacks.Callback):
         users = protocol.evaluated_users("new")
         if not len(users):
             raise ValueError(
-                "retrieval.validation_days: no user buys something new in the last days before split.test_from, "
+                "retrieval.validation_days: no user buys something new in the last days of training, "
                 "expected a longer validation period, or 0"
             )
         self._users = np.random.default_rng(spec.seed).permutation(users)[:SAMPLE_USERS]

@@ -1,4 +1,4 @@
-"""The numbers that the ranker sees of a candidate: repeat features, item statistics and co-purchase."""
+"""The numbers that the ranker sees of a candidate: repeat features, item statistics, promotions and co-purchase."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
 from twotower.models.co_purchase import ItemVectors, co_purchase_features, item_vectors
 from twotower.models.item_statistics import item_statistics
+from twotower.models.promotion_statistics import promotion_statistics
 from twotower.models.repeat_features import Group, repeat_features
 from twotower.models.tables import Catalogue
 
@@ -47,15 +49,24 @@ def item_groups(catalogue: Catalogue) -> dict[str, Int32]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a shop knows of its items at a moment: ``item_statistics`` by name, and ``item_vectors``."""
+    """What a shop knows of its items at a moment: statistics of items and promotions by name, and ``item_vectors``."""
 
     statistics: Mapping[str, Float32]
     vectors: ItemVectors
 
     @classmethod
-    def take(cls, history: Timelines, at: int, groups: Mapping[str, Int32], n_items: int, seed: int) -> Snapshot:
-        """Nothing at or after ``at`` is read."""
-        return cls(item_statistics(history, at, n_items, groups), item_vectors(history, at, n_items, VECTOR_DIM, seed))
+    def take(
+        cls, spec: Spec, history: Timelines, catalogue: Catalogue, groups: Mapping[str, Int32], at: int
+    ) -> Snapshot:
+        """No purchase at or after ``at`` is read, and no promotion that was not known then."""
+        n_items = len(catalogue)
+        statistics = item_statistics(history, at, n_items, groups)
+        if catalogue.promotions is not None:
+            assert spec.promotions is not None
+            known, horizon = spec.promotions.known_days, spec.ranking.horizon_days
+            found = promotion_statistics(catalogue.promotions, at, n_items, known, horizon)
+            statistics |= {f"promotion_{name}": values for name, values in found.items()}
+        return cls(statistics, item_vectors(history, at, n_items, VECTOR_DIM, spec.seed))
 
 
 class RankingFeatures(tf.Module):

@@ -8,7 +8,9 @@ from sklearn.linear_model import LogisticRegression
 
 from twotower.features.model_choices import MultiTask
 from twotower.features.spec import Spec
+from twotower.models.boosted_trees import BoostedTrees, grow
 from twotower.models.contract import Features
+from twotower.models.moments import training_end
 from twotower.models.ranking import Ranking, RankingNetwork
 from twotower.models.ranking_contract import Ranker, RankingData
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
@@ -18,26 +20,37 @@ from twotower.models.training import Progress, progress
 
 
 class MultiTaskRanker(tf.Module):
-    """The probability to be bought and the quantity if it is, given what ``numbers`` knows of the items."""
+    """The probability to be bought and the quantity if it is, given what ``numbers`` knows of the items.
+
+    Where there are ``trees``, the logit is the mean of theirs and the network's.
+    """
 
     def __init__(self, numbers: RankingFeatures, network: RankingNetwork) -> None:
         super().__init__()
         self.numbers, self.network = numbers, network
+        self.trees: BoostedTrees | None = None
         self.slope, self.offset = tf.Variable(1.0, trainable=False), tf.Variable(0.0, trainable=False)
 
     def __call__(self, features: Features, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         """Query features and candidates [b, n] to ``bought`` and ``quantity`` [b, n]."""
-        scores = self.network(features, candidates, self.numbers(features, candidates))
-        bought = tf.sigmoid(self.slope * scores["bought"] + self.offset)
-        return {"bought": bought, "quantity": tf.math.expm1(tf.nn.relu(scores["quantity"]))}
+        logits, quantity = self._scores(features, candidates, self.numbers(features, candidates))
+        return {"bought": tf.sigmoid(self.slope * logits + self.offset), "quantity": quantity}
+
+    def _scores(self, features: Features, candidates: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits, not calibrated yet, and quantities [b, n]."""
+        scores = self.network(features, candidates, numbers)
+        logits = scores["bought"]
+        if self.trees is not None:
+            logits = (logits + self.trees(numbers)) / 2
+        return logits, tf.math.expm1(tf.nn.relu(scores["quantity"]))
 
     def calibrate(self, dataset: tf.data.Dataset) -> None:
         """Fit the probabilities to what was bought (Platt 1999): a slope and an offset of the logits."""
         logits, bought, weight = [], [], []
         for inputs in dataset:
-            scores = self.network(inputs, inputs["candidates"], inputs["numbers"])
+            found, _ = self._scores(inputs, inputs["candidates"], inputs["numbers"])
             real = inputs["weight"] > 0
-            logits.append(tf.boolean_mask(scores["bought"], real).numpy())
+            logits.append(tf.boolean_mask(found, real).numpy())
             bought.append(tf.boolean_mask(inputs["bought"], real).numpy())
             weight.append(tf.boolean_mask(inputs["weight"], real).numpy())
         labels = np.concatenate(bought)
@@ -51,11 +64,12 @@ class MultiTaskRanker(tf.Module):
 
 
 def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRanker:
-    """An untrained ranker that knows the items as of the split."""
+    """An untrained ranker that knows the items as of the end of training."""
     choice = spec.ranking
     assert isinstance(choice, MultiTask)
     groups = item_groups(catalogue)
-    snapshot = Snapshot.take(train.history, spec.split.start, groups, len(catalogue), spec.seed)
+    end = training_end(spec.split, train.history)
+    snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
     numbers = RankingFeatures(groups, len(catalogue), snapshot)
     network = RankingNetwork(
         train.encodings,
@@ -93,6 +107,9 @@ def fit(data: RankingData) -> Ranker:
         verbose=0,
         callbacks=[Progress(choice.epochs, steps, choice.batch_size * choice.list_size, data.folder)],
     )
+    if choice.trees:
+        progress.info(f"{choice.trees} trees beside the network")
+        ranker.trees = BoostedTrees(grow(training, choice.trees, spec.seed))
     if choice.loss == "listwise":
         ranker.calibrate(dataset)
     return ranker

@@ -11,6 +11,7 @@ import tensorflow as tf
 from twotower.features.model_choices import MultiTask
 from twotower.features.spec import Spec
 from twotower.models.co_purchase import HALF_LIVES, interest
+from twotower.models.moments import training_end
 from twotower.models.queries import DAY, Queries
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
 from twotower.models.ranking_lists import NoLists, RankingLists, Retrieve, build_lists, list_features
@@ -36,20 +37,20 @@ class TrainingLists:
 def training_lists(spec: Spec, users: Users, queries: Queries, catalogue: Catalogue) -> TrainingLists:
     """The lists of every snapshot.
 
-    Snapshots lie a horizon and more before the split, ``snapshot_days`` apart. Statistics, vectors and candidates
+    Snapshots lie a horizon and more before training ends, ``snapshot_days`` apart. Statistics, vectors and candidates
     of a list are those of its snapshot: nothing in a list knows what it is asked for.
     """
     choice, n_items, groups = spec.ranking, len(catalogue), item_groups(catalogue)
     assert isinstance(choice, MultiTask)
-    length = choice.history_length
+    length, end = choice.history_length, training_end(spec.split, users.history)
     lists: list[RankingLists] = []
     numbers: list[Float16] = []
     for number in range(choice.snapshots):
-        at = spec.split.start - (choice.horizon_days + number * choice.snapshot_days) * DAY
-        snapshot = Snapshot.take(users.history, at, groups, n_items, spec.seed)
+        at = end - (choice.horizon_days + number * choice.snapshot_days) * DAY
+        snapshot = Snapshot.take(spec, users.history, catalogue, groups, at)
         retrieve = past_candidates(snapshot, queries, n_items, length, choice.candidates)
         try:
-            found = build_lists(spec, users, n_items, [at], spec.split.start, retrieve, spec.seed + number)
+            found = build_lists(spec, users, n_items, [at], end, retrieve, spec.seed + number)
         except NoLists:
             if not lists and number == choice.snapshots - 1:
                 raise

@@ -6,7 +6,7 @@ snapshot; an item is positive if it is bought within the horizon after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class RankingLists:
 
 
 def build_lists(
-    spec: Spec, users: Users, n_items: int, snapshots: list[int], until: int, retrieve: Retrieve, seed: int
+    spec: Spec, users: Users, n_items: int, snapshots: Sequence[int | Int64], until: int, retrieve: Retrieve, seed: int
 ) -> RankingLists:
     """Lists of every user with a history at each snapshot who bought something in its horizon.
 
@@ -61,7 +61,7 @@ def build_lists(
         spec: the horizon and the list size.
         users: with the events of ``history`` up to ``until``, and ``labels`` after them.
         n_items: size of the catalogue.
-        snapshots: unix seconds.
+        snapshots: unix seconds, each one moment for everybody or [users] one for each.
         until: no event at or after this time is seen, as a label or otherwise.
         retrieve: what else is a candidate.
         seed: of the choice of negatives.
@@ -75,14 +75,15 @@ def build_lists(
     history, horizon = users.history, choice.horizon_days * DAY
     rows: list[tuple[int, int, int]] = []
     lists: list[tuple[Int32, Float32, Float32, Float32]] = []
-    for time in snapshots:
+    for snapshot in snapshots:
         everyone = np.arange(len(users))
-        cuts = queries.cuts(everyone, np.full(len(users), time))
-        ends = queries.cuts(everyone, np.full(len(users), min(time + horizon, until)))
+        moments = np.broadcast_to(np.int64(snapshot), len(users))
+        cuts = queries.cuts(everyone, moments)
+        ends = queries.cuts(everyone, np.minimum(moments + horizon, until))
         asked = everyone[(cuts > history.offsets[:-1]) & (ends > cuts)]
         for start in range(0, len(asked), 512):
             block = asked[start : start + 512]
-            found = retrieve(block, cuts[block], np.full(len(block), time))
+            found = retrieve(block, cuts[block], moments[block])
             for user, retrieved in zip(block, found, strict=True):
                 own = history.items[max(history.offsets[user], cuts[user] - choice.history_length) : cuts[user]]
                 future = slice(cuts[user], ends[user])
@@ -90,7 +91,7 @@ def build_lists(
                     own, retrieved, history.items[future], history.quantities[future], n_items, choice.list_size, random
                 )
                 if entry is not None:
-                    rows.append((int(user), time, int(cuts[user])))
+                    rows.append((int(user), int(moments[user]), int(cuts[user])))
                     lists.append(entry)
     if not rows:
         raise NoLists(

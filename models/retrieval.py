@@ -15,6 +15,7 @@ from twotower.models.early_stopping import KeepBest, before
 from twotower.models.graph_factors import GraphFactors
 from twotower.models.id_embeddings import id_embedding
 from twotower.models.lazy_adam import LazyAdam
+from twotower.models.moments import training_end
 from twotower.models.queries import DAY
 from twotower.models.sampled_softmax import inclusion_probability, softmax_loss
 from twotower.models.tables import Catalogue, Users
@@ -27,7 +28,7 @@ def fit(data: TrainingData) -> Towers:
     """Train the two towers; with ``validation_days`` on what is before them, keeping the best epoch's weights."""
     spec, catalogue = data.spec, data.catalogue
     choice = two_tower(spec)
-    validation = spec.split.start - choice.validation_days * DAY
+    validation = training_end(spec.split, data.train.history) - choice.validation_days * DAY
     train = before(data.train, validation) if choice.validation_days else data.train
     events = TrainingEvents.choose(spec, train, len(catalogue))
     progress.info(f"{len(events.events):,} events of {len(train):,} users, {len(catalogue):,} items")
@@ -46,7 +47,7 @@ def fit(data: TrainingData) -> Towers:
         verbose=0,
         callbacks=[*stopping, Progress(choice.epochs, steps, choice.batch_size, data.folder)],
     )
-    # How much is bought at all is known up to the split.
+    # How much is bought at all is known up to the end of training.
     candidate.set_prior(TrainingEvents.choose(spec, data.train, len(catalogue)).log_prior)
     return towers
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from twotower.models.contract import Towers, TrainingData
-from twotower.models.family import als, ease, graph_tower, item_cosine, lightgcn, mf, nmf, pinsage, popularity, svd
+from twotower.models.family import (
+    als,
+    ease,
+    graph_tower,
+    item_cosine,
+    lightgcn,
+    mf,
+    nmf,
+    pinsage,
+    popularity,
+    svd,
+    ultragcn,
+)
 from twotower.models.retrieval import fit as fit_two_tower
 
 FITS: Mapping[str, Callable[[TrainingData], Towers]] = {
@@ -18,6 +30,7 @@ FITS: Mapping[str, Callable[[TrainingData], Towers]] = {
     "nmf": nmf.fit,
     "ease": ease.fit,
     "lightgcn": lightgcn.fit,
+    "ultragcn": ultragcn.fit,
     "pinsage": pinsage.fit,
     "graph_tower": graph_tower.fit,
 }

@@ -94,12 +94,13 @@ def history_slices(history: Timelines) -> list[Slice]:
     return [slices[0], *(one for one in slices[1:] if one.users is not None and one.users.any())]
 
 
-def new_item_slice(train: Timelines, n_items: int, split: int, days: int) -> Slice:
-    """Items first sold in the ``days`` before ``split`` (unix seconds), or never before it."""
+def new_item_slice(train: Timelines, n_items: int, end: int, days: int) -> Slice:
+    """Items first sold in the ``days`` before training ends (``end``, unix seconds), or never before it."""
     known = train.items < n_items
     first = np.full(n_items, np.iinfo(np.int64).max)
     np.minimum.at(first, train.items[known], train.times[known])
-    return Slice("items", f"new: first sold {days} days before the test or later", items=first >= split - days * 86_400)
+    name = f"new: first sold in the last {days} days of training, or not in it"
+    return Slice("items", name, items=first >= end - days * 86_400)
 
 
 def label_slices(group: str, labels: Int64, names: Sequence[str], of: Literal["users", "items"]) -> list[Slice]:

@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twotower.features.spec import Split, TimeSplit
 from twotower.features.timelines import Int32, Int64, Timelines
 from twotower.models.metrics import ItemSets
+from twotower.models.moments import request_times
 from twotower.models.protocol import EvaluationProtocol
+from twotower.models.tables import Users
 
 
 def time_split(
@@ -38,6 +41,35 @@ def time_split(
     return EvaluationProtocol(train, history, labels, n_items, min_users, k)
 
 
+def split_protocol(
+    split: Split, train: Users, asked: Users, n_items: int, min_users: int, k: int
+) -> EvaluationProtocol:
+    """The protocol of a spec's ``split``, as ingest left its users.
+
+    Args:
+        split: its kind.
+        train: who is trained on, with what is known of them.
+        asked: who is asked, with their labels.
+        n_items, min_users, k: as ``EvaluationProtocol`` has them.
+
+    Raises:
+        ValueError: a user is trained on what is not strictly before their labels, or as ``EvaluationProtocol`` does.
+    """
+    if isinstance(split, TimeSplit):
+        return time_split(train.history, asked.history, asked.labels, split.start, n_items, min_users, k)
+    rows = {name: row for row, name in enumerate(asked.ids)}
+    starts = np.append(request_times(split, asked.labels), np.iinfo(np.int64).max)
+    limit = starts[[rows.get(name, -1) for name in train.ids]]
+    late = np.flatnonzero(train.history.times >= limit[train.history.users])
+    if len(late):
+        row, time = train.history.users[late[0]], train.history.times[late[0]]
+        raise ValueError(
+            f"train: user {train.ids[row].decode()!r} has an event at {time}, expected all of them strictly before "
+            f"the first label at {limit[row]}"
+        )
+    return EvaluationProtocol(train.history, asked.history, asked.labels, n_items, min_users, k)
+
+
 class LeaveLastOut(NamedTuple):
     """Histories, which are also what a model may be trained on, and one label a user at most."""
 
@@ -55,7 +87,8 @@ def leave_last_out(timelines: Timelines) -> LeaveLastOut:
     Of several events at a user's last moment the last one in the timeline is the label, and the others are in
     neither part: they are not strictly before it. A user whose events all have one time keeps them as history
     and has no label. Other users' histories may be younger than a label, so what becomes popular later can help:
-    numbers are not comparable with those of ``time_split``.
+    numbers are not comparable with those of ``time_split``. A spec's ``split: {kind: leave_last_out}`` differs in one
+    thing: there all events at the last moment are labels.
     """
     ends = timelines.offsets[1:]
     some = timelines.lengths > 0

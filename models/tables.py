@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.features.encoding import Encoding
+from twotower.features.promotions import Promotions
 from twotower.features.timelines import Timelines
 
 Table = Mapping[str, npt.NDArray[np.generic]]
@@ -22,11 +23,13 @@ class Catalogue:
         ids: [n] the items' own ids.
         features: each encoding's rows, [n] or [n, width].
         encodings: what ``features`` holds.
+        promotions: of the items, where the spec has a table of them.
     """
 
     ids: npt.NDArray[np.object_]
     features: Table
     encodings: Sequence[Encoding]
+    promotions: Promotions | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -52,9 +52,9 @@ class TrainingEvents:
         if not len(events):
             raise ValueError("retrieval training needs at least one event with an item of the catalogue, found none")
         items = timelines.items[events]
-        ages = (spec.split.start - timelines.times[events]) / DAY
+        times = timelines.times[events]
         # Relative to the newest event, so that old data under a short half-life do not all round to nothing.
-        ages -= ages.min()
+        ages = (times.max() - times) / DAY
         pairs = timelines.users[events] * n_items + items
         _, pair, repeats = np.unique(pairs, return_inverse=True, return_counts=True)
         once = 1 / repeats[pair]

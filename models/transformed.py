@@ -12,6 +12,7 @@ import tensorflow_transform as tft
 
 from twotower.features.encoding import PAD, Encoding, encodings, vocabulary_keys
 from twotower.features.preprocessing import ITEM_VOCABULARY, USER_VOCABULARY
+from twotower.features.promotions import END, START, Promotions, feature_types, strength_key
 from twotower.features.records import context_columns
 from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
@@ -56,14 +57,22 @@ class Transformed:
         Raises:
             ValueError: the items split does not hold each item of the vocabulary once.
         """
-        read = self._read("items", ["item_id", *(encoding.name for encoding in self.item_encodings)])
+        table = self._spec.promotions
+        names = [*(encoding.name for encoding in self.item_encodings), *feature_types(table)]
+        read = self._read("items", ["item_id", *names])
         ids = self.item_ids()
         rows = read["item_id"].values.numpy()
         order = np.argsort(rows)
         if not np.array_equal(rows[order], np.arange(len(ids))):
             raise ValueError(f"the items split holds {len(rows)} items, expected each of the {len(ids)} once")
         features = {e.name: _dense(read[e.name], e)[order] for e in self.item_encodings}
-        return Catalogue(ids, features, self.item_encodings)
+        promotions = None
+        if table is not None:
+            lengths = read[START].row_lengths().numpy()
+            strengths = {name: read[strength_key(name)].values.numpy() for name in table.names}
+            starts, ends = (read[key].values.numpy() for key in (START, END))
+            promotions = Promotions(np.repeat(rows, lengths).astype(np.int32), starts, ends, strengths)
+        return Catalogue(ids, features, self.item_encodings, promotions)
 
     def users(self, split: str) -> Users:
         """The users of the split ``train`` or ``eval`` with their histories, and labels where there are any."""

@@ -1,8 +1,9 @@
 """Ask a saved recommender for every test user's list, in a process of its own.
 
-    python -m twotower.pipeline.ask_servable MODEL EXAMPLES OUT --time SECONDS --k K
+    python -m twotower.pipeline.ask_servable MODEL EXAMPLES REQUESTS OUT --k K
 
-It reads raw eval examples, as a client would know them, and writes ``OUT`` (.npz): ``users`` [n], for
+It reads raw eval examples, as a client would know them, and from ``REQUESTS`` (.npz) the ``users`` [n] and the
+``times`` [n] at which they ask. It writes ``OUT`` (.npz): ``users`` and ``times`` in its own order, for
 ``recommend`` and ``retrieve`` ids [n, k], the recommender's ``scores`` [n, k], and as ``discover`` the
 recommender's ids [n, k] with everything excluded that the user bought before. It fails if an answer breaks
 a promise: an item twice, scores that rise, an excluded item that comes back. A portable model must also
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("examples", type=Path, help="folder of raw eval examples")
+    parser.add_argument("requests", type=Path, help="users, and the unix seconds at which they ask")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--time", type=int, required=True, help="the requests' time, unix seconds")
     parser.add_argument("--k", type=int, required=True)
     options = parser.parse_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     examples = [tf.train.Example.FromString(record).features.feature for record in records]
     # Histories of like length make batches without much padding.
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["history_item_id"].bytes_list.value))
+    users = np.array([example["user_id"].bytes_list.value[0] for example in examples])
+    with np.load(options.requests) as asked:
+        moments = dict(zip(asked["users"].tolist(), asked["times"].tolist(), strict=True))
+    times = np.array([moments[user] for user in users.tolist()], dtype=np.int64)
     k, found = options.k, {}
     best = np.full((len(examples), k), -np.inf, dtype=np.float32)
     for name, (signature_name, only_new) in ASKED.items():
@@ -57,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             asking = [examples[row] for row in rows]
-            request = requests(spec, asking, options.time, k)
+            request = requests(spec, asking, times[rows], k)
             bought = distinct([_values(example, "history_item_id") for example in asking])
             if only_new:
                 request["exclude_item_ids"] = tf.constant(bought)
@@ -73,13 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 request["exclude_item_ids"] = tf.constant(ids[:, : max(1, k // 4)])
                 check_excluded(name, signature(**request)["item_ids"].numpy(), ids[:, : max(1, k // 4)])
         found[name] = lists
-    users = np.array([example["user_id"].bytes_list.value[0] for example in examples])
-    np.savez(options.out, users=users, scores=best, **{name: lists.astype(np.bytes_) for name, lists in found.items()})
+    ids = {name: lists.astype(np.bytes_) for name, lists in found.items()}
+    np.savez(options.out, users=users, times=times, scores=best, **ids)
     return 0
 
 
-def requests(spec: Mapping[str, object], examples: Sequence[object], time: int, k: int) -> dict[str, object]:
-    """A batch of requests, as tensors by input name, from raw examples' feature maps."""
+def requests(
+    spec: Mapping[str, object], examples: Sequence[object], times: npt.NDArray[np.int64], k: int
+) -> dict[str, object]:
+    """A batch of requests, as tensors by input name, from b raw examples' feature maps and their times [b]."""
     import tensorflow as tf
 
     batch: dict[str, object] = {}
@@ -89,7 +96,7 @@ def requests(spec: Mapping[str, object], examples: Sequence[object], time: int, 
             batch[key] = tf.constant(k, tf.int32)
             continue
         if key == "time":
-            batch[key] = tf.fill([len(examples)], tf.constant(time, tf.int64))
+            batch[key] = tf.constant(times, tf.int64)
             continue
         source = {"history_item_ids": "history_item_id", "history_times": "history_time"}.get(key, key)
         rows = [_values(example, source) for example in examples]

@@ -11,6 +11,7 @@ from tfx.utils import path_utils
 
 from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
+from twotower.models.moments import training_end
 from twotower.models.queries import Queries
 from twotower.models.transformed import Transformed
 from twotower.pipeline.artifacts import CandidateIndex
@@ -41,7 +42,7 @@ def BuildIndex(  # noqa: N802 (a component's name)
         path_utils.serving_model_path(model.uri), catalogue, Queries(whole, users, len(catalogue))
     )
     rows = np.random.default_rng(whole.seed).permutation(len(users))[:QUERIES]
-    queries = retriever.embed_latest(rows, whole.split.start)
+    queries = retriever.embed_latest(rows, training_end(whole.split, users.history))
     k = min(RECALL_AT, len(catalogue))
     truth = np.argpartition(-(queries @ retriever.items.T), k - 1, axis=1)[:, :k]
     for kind in KINDS:

@@ -49,6 +49,8 @@ def CheckServable(  # noqa: N802 (a component's name)
     asked = evaluator.asked
     rows = {name: row for row, name in enumerate(evaluator.catalogue.ids)}
     order = {name: row for row, name in enumerate(asked.ids)}
+    requests = Path(summary.uri, "requests.npz")
+    np.savez(requests, users=asked.ids.astype(np.bytes_), times=evaluator.request_times)
     raw = artifact_utils.get_split_uri([examples], "eval")
     width = max(whole.ranking.candidates, *whole.evaluation.cutoffs)
     k = min(len(rows), width)
@@ -56,7 +58,7 @@ def CheckServable(  # noqa: N802 (a component's name)
     def judge(name: str, folder: Path, first_stage: bool = False) -> None:
         out = Path(summary.uri, f"{name.replace(' ', '_')}.npz")
         progress.info(f"asking {name} for {len(asked):,} users' lists")
-        _ask(folder, raw, out, whole.split.start, k)
+        _ask(folder, raw, requests, out, k)
         with np.load(out) as answers:
             places = np.array([order[user] for user in answers["users"]])
             # A catalogue may be smaller than a cut-off.
@@ -88,10 +90,10 @@ def CheckServable(  # noqa: N802 (a component's name)
     blessings.write(blessing, not problems, verdict)
 
 
-def _ask(model: Path, examples: str, out: Path, time: int, k: int) -> None:
+def _ask(model: Path, examples: str, requests: Path, out: Path, k: int) -> None:
     """Run ``ask_servable`` in a fresh process; its last line of error becomes ours."""
-    command = [sys.executable, "-m", "twotower.pipeline.ask_servable", str(model), examples, str(out)]
-    done = subprocess.run([*command, "--time", str(time), "--k", str(k)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "twotower.pipeline.ask_servable", str(model), examples, str(requests), str(out)]
+    done = subprocess.run([*command, "--k", str(k)], capture_output=True, text=True, check=False)
     if done.returncode:
         logging.error(done.stderr)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

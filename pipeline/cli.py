@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twotower.features.errors import InputError
+from twotower.features.spec import TABLES
 
 RAW = argparse.RawDescriptionHelpFormatter
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--spec", type=Path, required=True, help="the shop's spec, a YAML file")
     run.add_argument("--out", type=Path, default=Path("out"), help="folder for models, report and log (default: out)")
-    for table in ("interactions", "users", "items"):
+    for table in TABLES:
         run.add_argument(f"--{table}", metavar="PATH", help=f"the {table} table, instead of the spec's path")
     run.set_defaults(command=_run)
 
@@ -101,8 +102,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from twotower.pipeline.run import run
 
-    tables = ("interactions", "users", "items")
-    paths = {table: getattr(options, table) for table in tables if getattr(options, table) is not None}
+    paths = {table: getattr(options, table) for table in TABLES if getattr(options, table) is not None}
     return run(options.spec, options.out.absolute(), paths)
 
 

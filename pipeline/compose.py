@@ -10,6 +10,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
 from twotower.features.spec import Spec
+from twotower.models.moments import training_end
 from twotower.models.transformed import Transformed
 from twotower.pipeline.artifacts import CandidateIndex
 from twotower.pipeline.build_index import KINDS
@@ -34,6 +35,7 @@ def Compose(  # noqa: N802 (a component's name)
     whole = Spec.model_validate_json(spec)
     data = Transformed(whole, transform_graph.uri, transformed_examples.uri)
     ids = data.item_ids()
+    reference_time = training_end(whole.split, data.users("train").history)
     towers = tf.saved_model.load(path_utils.serving_model_path(retrieval.uri))
     ranker = tf.saved_model.load(path_utils.serving_model_path(ranking.uri))
     version = int(time.time())
@@ -44,7 +46,7 @@ def Compose(  # noqa: N802 (a component's name)
             data.query_encodings,
             data.item_encodings,
             len(ids),
-            whole.split.start,
+            reference_time,
         )
         searcher = servable.load(Path(index.uri, kind))
         recommender = Recommender(whole, transform, towers, searcher, ranker, ids)
@@ -53,7 +55,7 @@ def Compose(  # noqa: N802 (a component's name)
             "version": version,
             "index": kind,
             "items": len(ids),
-            "reference_time": whole.split.start,
+            "reference_time": reference_time,
             "notice": whole.notice,
             "spec": whole.model_dump(mode="json", by_alias=True),
         }

@@ -44,7 +44,7 @@ def EvaluateRetrieval(  # noqa: N802 (a component's name)
     often = BoughtMostOften(train.history, asked.history, n_items)
 
     blocks = np.array_split(np.arange(len(asked)), -(-len(asked) // EMBEDDED))
-    queries = np.concatenate([retriever.embed_latest(rows, whole.split.start) for rows in blocks])
+    queries = np.concatenate([retriever.embed_latest(rows, evaluator.request_times[rows]) for rows in blocks])
     evaluator.measure("popularity", lambda p, task: p.rank_scores(popularity.score_block, task))
     evaluator.measure("bought most often", lambda p, task: p.rank_scores(often.score_block, task), ["all"])
     evaluator.measure("retrieval", lambda p, task: p.rank_vectors(queries, retriever.items, task))

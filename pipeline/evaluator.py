@@ -12,6 +12,7 @@ from twotower.features.spec import CategoryFeature, Spec
 from twotower.features.timelines import Int32
 from twotower.models.beyond_accuracy import Audience, beyond_accuracy, content_vectors
 from twotower.models.metrics import ItemSets, Metric
+from twotower.models.moments import request_times, training_end
 from twotower.models.protocol import EvaluationProtocol, Task
 from twotower.models.slices import (
     UNKNOWN,
@@ -22,7 +23,7 @@ from twotower.models.slices import (
     new_item_slice,
     slice_values,
 )
-from twotower.models.splits import time_split
+from twotower.models.splits import split_protocol
 from twotower.models.tables import Catalogue, Users
 from twotower.models.transformed import Transformed
 from twotower.pipeline.scores import Score, Scores, SliceScore
@@ -36,7 +37,7 @@ class Evaluator:
     """Measures models on the same users, candidate sets and slices, and keeps the scores.
 
     Args:
-        spec: what to measure; ``spec.split`` is where the test begins.
+        spec: what to measure; ``spec.split`` says what the test is.
         data: the transformed examples.
 
     Raises:
@@ -50,17 +51,12 @@ class Evaluator:
         self.asked: Users = data.users("eval")
         n_items = len(self.catalogue)
         self.sets = {
-            chosen.name: time_split(
-                self.train.history,
-                self.asked.history,
-                self.asked.labels,
-                spec.split.start,
-                n_items,
-                chosen.min_users,
-                max(spec.evaluation.cutoffs),
+            chosen.name: split_protocol(
+                spec.split, self.train, self.asked, n_items, chosen.min_users, max(spec.evaluation.cutoffs)
             )
             for chosen in spec.evaluation.candidates
         }
+        self.request_times = request_times(spec.split, self.asked.labels)
         self.slices = _slices(spec, data, self.catalogue, self.train, self.asked)
         self.per_user: dict[tuple[str, Task], list[SliceValues]] = {}
         self._audience = Audience.of(self.train.history, n_items)
@@ -131,7 +127,8 @@ def _slices(spec: Spec, data: Transformed, catalogue: Catalogue, train: Users, a
     for name in labels if spec.evaluation.user_slices is None else spec.evaluation.user_slices:
         key = f"user_{name}"
         slices += label_slices(name, asked.features[key].astype(np.int64), data.names(key), "users")
-    slices.append(new_item_slice(train.history, len(catalogue), spec.split.start, spec.evaluation.new_item_days))
+    end = training_end(spec.split, train.history)
+    slices.append(new_item_slice(train.history, len(catalogue), end, spec.evaluation.new_item_days))
     if spec.evaluation.item_slices is not None:
         key = f"item_{spec.evaluation.item_slices}"
         slices += label_slices(

@@ -18,8 +18,20 @@ from tfx.types import artifact_utils
 
 from twotower.features import columns, records
 from twotower.features.errors import InputError
+from twotower.features.holdout import Span, divide, known_rows
+from twotower.features.promotions import promotion_columns, promotion_record, promotions_by_item
 from twotower.features.records import Events, Record
-from twotower.features.spec import EntityTable, SequenceFeature, Source, Spec, VectorFeature
+from twotower.features.spec import (
+    EntityTable,
+    GivenSplit,
+    LastOutSplit,
+    Promotions,
+    SequenceFeature,
+    Source,
+    Spec,
+    TimeSplit,
+    VectorFeature,
+)
 from twotower.features.tables import read_chunks
 from twotower.pipeline.artifacts import Lookup, Summary
 
@@ -29,11 +41,9 @@ SPLITS = ("train", "eval", "items")
 def fingerprint(spec: Spec) -> str:
     """Names, sizes and modification times of the spec's files: what makes the cache run ingest again."""
     found: dict[str, list[object]] = {}
-    for table in (spec.interactions, spec.users, spec.items):
-        if table is not None and table.path is not None:
-            for file in table.files():
-                status = file.stat()
-                found[str(file)] = [status.st_size, status.st_mtime_ns]
+    for _, file in spec.files:
+        status = file.stat()
+        found[str(file)] = [status.st_size, status.st_mtime_ns]
     return json.dumps(found, sort_keys=True)
 
 
@@ -60,23 +70,30 @@ def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> di
     Raises:
         InputError: a table is missing or bad, or nothing is left to train on or to test on.
     """
-    read = (
-        pipeline
-        | "InteractionFiles" >> beam.Create(_files(spec.interactions))
-        | "SpreadFiles" >> beam.Reshuffle()
-        | "Events" >> beam.ParDo(_ReadEvents(spec)).with_outputs("counts", "users", "items", main="events")
+    files = pipeline | "InteractionFiles" >> beam.Create(_files(spec.interactions)) | "SpreadFiles" >> beam.Reshuffle()
+    test = spec.test_interactions
+    test_files = pipeline | "TestFiles" >> beam.Create(_files(test) if test is not None else [])
+    read, given = (
+        some | f"{name}Events" >> beam.ParDo(_ReadEvents(spec)).with_outputs("counts", main="events")
+        for name, some in (("", files), ("Test", test_files))
     )
-    users, user_counts = _entities(pipeline, "user", spec.users, read.users)
-    items, item_counts = _entities(pipeline, "item", spec.items, read.items)
+    spans = pipeline | "NoSpans" >> beam.Create([])
+    if isinstance(spec.split, LastOutSplit):
+        spans = read.events | "Spans" >> beam.MapTuple(_span) | "WidestSpans" >> beam.CombinePerKey(_widest)
+    derive = beam.ParDo(_ReadDerived(spec), beam.pvalue.AsDict(spans))
+    derived = files | "DerivedTables" >> derive.with_outputs("user", "item")
+    users, user_counts = _entities(pipeline, "user", spec.users, derived.user)
+    items, item_counts = _entities(pipeline, "item", spec.items, derived.item)
     timelines = (
-        {"events": read.events, "features": users}
+        {"events": read.events, "test": given.events, "features": users}
         | "JoinUsers" >> beam.CoGroupByKey()
         | "Timelines"
         >> beam.ParDo(_Timelines(spec)).with_outputs("counts", "eval", "histories", "bought", main="train")
     )
     bought = timelines.bought | "DistinctBought" >> beam.Distinct() | "AsKeys" >> beam.Map(_as_key)
+    promotions, promotion_counts = _promotions(pipeline, spec.promotions)
     catalogue = (
-        {"features": items, "bought": bought}
+        {"features": items, "bought": bought, "promotions": promotions}
         | "JoinItems" >> beam.CoGroupByKey()
         | "Catalogue" >> beam.ParDo(_Catalogue(spec)).with_outputs("counts", "descriptions", main="items")
     )
@@ -88,7 +105,7 @@ def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> di
     _ = catalogue.descriptions | "WriteItems" >> beam.io.WriteToParquet(str(lookup / "items"), ITEM_SCHEMA)
     # Beam's result names the file; the counts of all stages are few.
     _ = (
-        (read.counts, user_counts, item_counts, timelines.counts, catalogue.counts)
+        (read.counts, given.counts, user_counts, item_counts, promotion_counts, timelines.counts, catalogue.counts)
         | "Counts" >> beam.Flatten()
         | "SumCounts" >> beam.CombinePerKey(sum)
         | "CountsAsJson" >> beam.Map(json.dumps)
@@ -122,7 +139,7 @@ ITEM_SCHEMA = pa.schema([("item_id", pa.string()), ("description", pa.string())]
 
 
 class _ReadEvents(beam.DoFn):
-    """A file to (user, events) a chunk and user; side outputs: counts, and rows of derived user and item tables."""
+    """A file to (user, events) a chunk and user; side output: counts."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
@@ -131,28 +148,43 @@ class _ReadEvents(beam.DoFn):
         spec = self._spec
         source = spec.interactions
         wanted = records.interaction_columns(source, spec.context)
-        derived = {
-            prefix: table
-            for prefix, table in (("user", spec.users), ("item", spec.items))
-            if table is not None and table.from_ is not None
-        }
-        for table in derived.values():
-            wanted += records.entity_columns(table)
         for chunk in read_chunks(Path(file), source.file_format(Path(file)), wanted):
             yield beam.pvalue.TaggedOutput("counts", ("interactions: rows read", len(chunk)))
             grouped, dropped = records.events_by_user(chunk, spec)
             for reason, count in dropped.items():
                 yield beam.pvalue.TaggedOutput("counts", (f"dropped: {reason}", count))
             yield from grouped.items()
-            if not derived or not grouped:
-                continue
+
+
+class _ReadDerived(beam.DoFn):
+    """A file of the interactions to newest rows of the user and item tables that come from them, tagged by table."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._tables = {
+            prefix: table
+            for prefix, table in (("user", spec.users), ("item", spec.items))
+            if table is not None and table.from_ is not None
+        }
+
+    def process(self, file: str, spans: Mapping[bytes, Span]) -> Iterator[Any]:
+        if not self._tables:
+            return
+        source = self._spec.interactions
+        wanted = [source.user, source.time, *(rule.column for rule in source.drop)]
+        for table in self._tables.values():
+            wanted += records.entity_columns(table)
+        for chunk in read_chunks(Path(file), source.file_format(Path(file)), wanted):
             kept, _ = columns.apply_drops(chunk, source.drop)
+            if not len(kept):
+                continue
             times = columns.seconds(kept, source.time, source.time_format)
-            for prefix, table in derived.items():
-                # Only what was known before the test describes a user or an item.
-                past = times < spec.split.start
-                for row in records.newest_rows(kept.where(past), times[past], prefix, table).items():
-                    yield beam.pvalue.TaggedOutput(f"{prefix}s", row)
+            # Only what is trained on describes a user or an item.
+            users = [user.encode() for user in columns.ids(kept, source.user).to_pylist()]
+            known = known_rows(self._spec, users, times, spans)
+            for prefix, table in self._tables.items():
+                for row in records.newest_rows(kept.where(known), times[known], prefix, table).items():
+                    yield beam.pvalue.TaggedOutput(prefix, row)
 
 
 class _ReadEntities(beam.DoFn):
@@ -173,6 +205,19 @@ class _ReadEntities(beam.DoFn):
                 rows = records.entity_rows(kept, self._prefix, table)
                 for (key, record, text), number in zip(rows, kept.rows.tolist(), strict=True):
                     yield key, (number, record, text, file)
+
+
+class _ReadPromotions(beam.DoFn):
+    """A file of promotions to (item, promotions) a chunk and item; side output: counts."""
+
+    def __init__(self, table: Promotions) -> None:
+        self._table = table
+
+    def process(self, file: str) -> Iterator[Any]:
+        name = Path(file)
+        for chunk in read_chunks(name, self._table.file_format(name), promotion_columns(self._table)):
+            yield beam.pvalue.TaggedOutput("counts", ("promotions: rows read", len(chunk)))
+            yield from promotions_by_item(chunk, self._table).items()
 
 
 class _OneRow(beam.DoFn):
@@ -208,18 +253,20 @@ class _Timelines(beam.DoFn):
 
     def process(self, element: tuple[bytes, Any]) -> Iterator[Any]:
         name, joined = element
-        parts = list(joined["events"])
+        parts, given = list(joined["events"]), list(joined["test"])
         features = next((row[0] for row in joined["features"]), None)
-        if not parts:
+        if not parts and not given:
             yield beam.pvalue.TaggedOutput("counts", ("users: without a purchase", 1))
             return
-        limit = self._spec.interactions.max_events_per_user
-        events = Events.merged(parts)
-        yield beam.pvalue.TaggedOutput("counts", ("dropped: beyond max_events_per_user", max(0, len(events) - limit)))
-        events = events.take(slice(-limit, None))
-        past = int((events.times < self._spec.split.start).sum())
-        history, labels = events.take(slice(None, past)), events.take(slice(past, None))
+        history, labels = divide(self._spec, name, parts, given)
+        beyond = max(0, len(history) + len(labels) - self._spec.interactions.max_events_per_user)
+        # The oldest go, and labels only where no history is left.
+        history, labels = (
+            history.take(slice(beyond, None)),
+            labels.take(slice(max(0, beyond - len(history)), None)),
+        )
         counts = {
+            "dropped: beyond max_events_per_user": beyond,
             "users: with purchases": 1,
             "users: with a row of their own": int(features is not None),
             "interactions: train": len(history),
@@ -243,8 +290,8 @@ class _Timelines(beam.DoFn):
             {
                 "user_id": name.decode(),
                 "features": json.dumps(_request_features(features or {}, self._spec)),
-                "item_ids": [item.decode() for item in events.items.tolist()],
-                "times": events.times.tolist(),
+                "item_ids": [item.decode() for item in (*history.items.tolist(), *labels.items.tolist())],
+                "times": [*history.times.tolist(), *labels.times.tolist()],
             },
         )
 
@@ -259,8 +306,12 @@ class _Catalogue(beam.DoFn):
         name, joined = element
         row = next(iter(joined["features"]), None)
         bought = any(True for _ in joined["bought"])
+        promotions = promotion_record(joined["promotions"])
+        if row is None and not bought:
+            yield beam.pvalue.TaggedOutput("counts", ("promotions: items that are not in the catalogue", 1))
+            return
         record, text = row if row is not None else ({}, "")
-        yield records.serialize({"item_id": [name], **record})
+        yield records.serialize({"item_id": [name], **record, **promotions})
         yield beam.pvalue.TaggedOutput("descriptions", {"item_id": name.decode(), "description": text})
         yield beam.pvalue.TaggedOutput("counts", ("items: catalogue", 1))
         yield beam.pvalue.TaggedOutput("counts", ("items: bought in train", int(bought)))
@@ -285,6 +336,18 @@ def _entities(
     return one, counts
 
 
+def _promotions(pipeline: beam.Pipeline, table: Promotions | None) -> tuple[beam.PCollection, beam.PCollection]:
+    """(item, promotions) and their counts; none without a table."""
+    if table is None:
+        return tuple(pipeline | f"No{name}" >> beam.Create([]) for name in ("Promotions", "PromotionCounts"))
+    read = (
+        pipeline
+        | "PromotionFiles" >> beam.Create(_files(table))
+        | "ReadPromotions" >> beam.ParDo(_ReadPromotions(table)).with_outputs("counts", main="rows")
+    )
+    return read.rows, read.counts
+
+
 def _request_features(record: Record, spec: Spec) -> dict[str, Any]:
     """A user's raw features as a request names them: without the prefix, and single values not in lists."""
     found: dict[str, Any] = {}
@@ -295,6 +358,15 @@ def _request_features(record: Record, spec: Spec) -> dict[str, Any]:
         elif values:
             found[name] = values[0]
     return found
+
+
+def _span(user: bytes, events: Events) -> tuple[bytes, Span]:
+    return user, (int(events.times.min()), int(events.times.max()))
+
+
+def _widest(spans: Iterable[Span]) -> Span:
+    found = list(spans)
+    return min(first for first, _ in found), max(last for _, last in found)
 
 
 def _files(source: Source) -> list[str]:
@@ -326,7 +398,13 @@ def _input_error(error: Exception) -> InputError | None:
 
 def _check(spec: Spec, counts: Mapping[str, int]) -> None:
     """Refuse a run that has nothing to train on or to test on."""
-    table, start = spec.interactions.path, spec.split.test_from.isoformat()
+    train = test = spec.interactions.path
+    before, after = "", " at a user's last moment of several"
+    if isinstance(spec.split, TimeSplit):
+        start = spec.split.test_from.isoformat()
+        before, after = f" before {start}", f" from {start} on"
+    elif isinstance(spec.split, GivenSplit):
+        test, after = spec.split.test, ""
     dropped = ", ".join(
         f"{count} {label.removeprefix('dropped: ')}"
         for label, count in sorted(counts.items())
@@ -334,6 +412,6 @@ def _check(spec: Spec, counts: Mapping[str, int]) -> None:
     )
     read = f"{counts.get('interactions: rows read', 0)} rows read, dropped: {dropped or 'none'}"
     if not counts.get("interactions: train"):
-        raise InputError(f"{table}: no interaction is left before {start} to train on ({read})")
+        raise InputError(f"{train}: no interaction is left{before} to train on ({read})")
     if not counts.get("interactions: test"):
-        raise InputError(f"{table}: no interaction is left from {start} on to test on ({read})")
+        raise InputError(f"{test}: no interaction is left{after} to test on ({read})")

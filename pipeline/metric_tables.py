@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from twotower.features.spec import Spec
+from twotower.features.spec import GivenSplit, LastOutSplit, Spec, Split, TimeSplit
 from twotower.pipeline.judge import LAST, OURS
 from twotower.pipeline.outputs import Outputs
 from twotower.pipeline.run_summary import Count, MetricRow, MetricTable, SliceCell, SliceRow, SliceTable
@@ -41,7 +42,7 @@ def metric_tables(spec: Spec, found: Sequence[Score]) -> list[MetricTable]:
             rows = [s for s in found if (s.candidates, s.task) == (chosen.name, task)]
             if not rows:
                 continue
-            caption = f"{rows[0].users:,} users; candidates: {which}; test from {spec.split.test_from:%Y-%m-%d}"
+            caption = f"{rows[0].users:,} users; candidates: {which}; {_test(spec.split)}"
             columns = {f"{name}@{main}": f"{text}@{main}" for name, text in TITLES.items()} | LISTS
             made.append(_table(f"{title}: {chosen.name}", caption, columns, rows))
             if others and chosen == spec.evaluation.candidates[0]:
@@ -78,6 +79,17 @@ def slice_tables(spec: Spec, found: Sequence[SliceScore]) -> list[SliceTable]:
                 )
             )
     return made
+
+
+def _test(split: Split) -> str:
+    """What the test is, and what a reader must know of it."""
+    match split:
+        case TimeSplit():
+            return f"split in time, test from {split.test_from:%Y-%m-%d}"
+        case LastOutSplit():
+            return "leave last out: each user's last basket is the test, and others' later purchases are known"
+        case GivenSplit():
+            return f"given test: {Path(split.test).name}"
 
 
 def _table(title: str, caption: str, columns: dict[str, str], rows: Sequence[Score]) -> MetricTable:

@@ -32,10 +32,8 @@ def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
         InputError: the spec, a table or the folder is bad; what the failed step wrote is taken back.
     """
     spec = specs.load(spec_path, paths)
-    for table in (spec.interactions, spec.users, spec.items):
-        if table is not None and table.path is not None:
-            for file in table.files():
-                table.file_format(file)
+    for table, file in spec.files:
+        table.file_format(file)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

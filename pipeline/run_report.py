@@ -103,6 +103,7 @@ def _examples(spec: Spec, outputs: Outputs) -> list[UserExample]:
     """A few test users, evenly spread over the order of their ids, as the servable answered for them."""
     with np.load(outputs.folder("CheckServable", "summary") / "recommender.npz") as answers:
         names = [name.decode() for name in answers["users"]]
+        asked = dict(zip(names, answers["times"].tolist(), strict=True))
         lists = {
             name: [(item.decode(), float(score)) for item, score in zip(ids[:SHOWN], scored, strict=False) if item]
             for name, ids, scored in zip(names, answers["recommend"], answers["scores"], strict=True)
@@ -115,8 +116,8 @@ def _examples(spec: Spec, outputs: Outputs) -> list[UserExample]:
     for name in chosen:
         customer = customers[name]
         events = list(zip(customer.items, customer.times, strict=True))
-        before = [(item, time) for item, time in events if time < spec.split.start]
-        after = {item for item, time in events if time >= spec.split.start}
+        before = [(item, time) for item, time in events if time < asked[name]]
+        after = {item for item, time in events if time >= asked[name]}
         recent = before[: -SHOWN - 1 : -1]
         texts = people.descriptions([item for item, _ in (*lists[name], *recent)])
         known = ", ".join(f"{key} {value}" for key, value in customer.features.items())

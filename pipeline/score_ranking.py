@@ -11,6 +11,7 @@ from tfx.utils import path_utils
 from twotower.features.records import Record, serialize
 from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
+from twotower.models.moments import request_times
 from twotower.models.queries import Queries
 from twotower.models.ranking_lists import build_lists, list_features
 from twotower.models.transformed import Transformed
@@ -30,16 +31,17 @@ def ScoreRanking(  # noqa: N802 (a component's name)
     examples: tfx.dsl.components.OutputArtifact[standard_artifacts.Examples],
     spec: tfx.dsl.components.Parameter[str],
 ) -> None:
-    """Rank what retrieval returns at the start of the test, and write each candidate with what became of it."""
+    """Rank what retrieval returns when each user asks, and write each candidate with what became of it."""
     whole = Spec.model_validate_json(spec)
     data = Transformed(whole, transform_graph.uri, transformed_examples.uri)
-    catalogue, asked = data.catalogue(), data.users("eval").with_labels_as_history()
+    catalogue, users = data.catalogue(), data.users("eval")
+    moments, asked = request_times(whole.split, users.labels), users.with_labels_as_history()
     queries = Queries(whole, asked, len(catalogue))
     retriever = TowerRetriever(path_utils.serving_model_path(retrieval.uri), catalogue, queries)
     ranker = tf.saved_model.load(path_utils.serving_model_path(ranking.uri))
     retrieve = retriever.best(whole.ranking.candidates)
     end = int(asked.history.times.max()) + 1
-    lists = build_lists(whole, asked, len(catalogue), [whole.split.start], end, retrieve, whole.seed)
+    lists = build_lists(whole, asked, len(catalogue), [moments], end, retrieve, whole.seed)
     chosen = np.random.default_rng(whole.seed).permutation(len(lists))[:LISTS]
     folder = Path(examples.uri, "Split-eval")
     folder.mkdir(parents=True)

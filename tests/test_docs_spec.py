@@ -35,7 +35,7 @@ def models(annotation: Any) -> list[type[BaseModel]]:
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
     """(key, default as it would stand in YAML) of a section and those below.
 
-    A list's key ends in ``[]``. What only a model that is not the default has stands under ``section[model].``.
+    A list's key ends in ``[]``. What only a model or kind that is not the default has stands under ``section[model].``.
     """
     for field_name, field in section.model_fields.items():
         key = prefix + (field.alias or field_name)
@@ -48,12 +48,12 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, obje
         for model in below:
             if origin is tuple or origin is Mapping:
                 yield from keys(model, inner)
-            elif len(below) == 1 or isinstance(field.default, model):
+            elif len(below) == 1 or not model.model_fields[str(field.discriminator)].is_required():
                 yield from keys(model, f"{key}.")
             else:
-                (name,) = typing.get_args(model.model_fields["model"].annotation)
+                (name,) = typing.get_args(model.model_fields[str(field.discriminator)].annotation)
                 own = keys(model, f"{key}[{name}].")
-                yield from (found for found in own if found[0] != f"{key}[{name}].model")
+                yield from (found for found in own if found[0] != f"{key}[{name}].{field.discriminator}")
 
 
 def documented() -> dict[str, object]:
@@ -95,14 +95,15 @@ def test_the_walk_reaches_every_depth() -> None:
     assert (found["retrieval.model"], found["ranking.model"]) == ("two_tower", "multi_task")
     assert found["retrieval[als].factors"] == 64
     assert "retrieval[als].model" not in found
+    assert (found["split.kind"], found["split.test_from"], found["split[given].test"]) == ("time", REQUIRED, REQUIRED)
 
 
-def test_the_table_names_every_model() -> None:
+def test_the_table_names_every_model_and_kind_of_split() -> None:
     text = YOUR_DATA.read_text(encoding="utf-8")
-    for section in ("retrieval", "ranking"):
-        (row,) = re.findall(rf"^\| `{section}\.model` \|.*$", text, re.MULTILINE)
+    for section, tag in (("retrieval", "model"), ("ranking", "model"), ("split", "kind")):
+        (row,) = re.findall(rf"^\| `{section}\.{tag}` \|.*$", text, re.MULTILINE)
         choices = [
-            typing.get_args(model.model_fields["model"].annotation)[0]
+            typing.get_args(model.model_fields[tag].annotation)[0]
             for model in models(Spec.model_fields[section].annotation)
         ]
         assert re.findall(r"`(\w+)`", row.split(" | ")[1]) == choices

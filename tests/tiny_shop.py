@@ -11,7 +11,7 @@ import tensorflow_transform.beam as tft_beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from twotower.features import preprocessing, records
-from twotower.features.spec import Spec
+from twotower.features.spec import Spec, TimeSplit
 from twotower.models.transformed import Transformed
 
 DAY = 86_400
@@ -43,6 +43,7 @@ SPEC = Spec.model_validate(
                 "listed": {"kind": "time", "part": "month"},
             },
         },
+        "promotions": {"path": "p.csv", "item": "id", "from": "f", "until": "u", "strengths": {"advert": "advert"}},
         "context": {"store": {"kind": "category"}, "hour": {"kind": "time", "part": "hour"}},
         "split": {"test_from": "2017-12-01"},
         "retrieval": {
@@ -55,6 +56,7 @@ SPEC = Spec.model_validate(
         "ranking": {"candidates": 4, "history_length": 5, "units": [8]},
     }
 )
+assert isinstance(SPEC.split, TimeSplit)
 SPLIT = SPEC.split.start
 ITEMS: list[dict[str, Any]] = [
     {
@@ -67,7 +69,14 @@ ITEMS: list[dict[str, Any]] = [
         "item_listed": [SPLIT - n * 40 * DAY],
     }
     for n in range(9)
-] + [{"item_id": [b"bare"]}]
+] + [
+    {
+        "item_id": [b"bare"],
+        "promotion_start": [SPLIT - 9 * DAY, SPLIT - DAY],
+        "promotion_end": [SPLIT - 2 * DAY, SPLIT + DAY],
+        "promotion_advert": [0.25, 0.5],
+    }
+]
 
 
 def user(name: str, features: dict[str, Any], history: list[tuple[str, float, str]]) -> dict[str, Any]:

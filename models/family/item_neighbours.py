@@ -19,11 +19,11 @@ BLOCK = 1 << 21
 
 
 class Neighbours(NamedTuple):
-    """The most visited other items of each item.
+    """The nearest other items of each item.
 
     Attributes:
-        items: [n_items, neighbours] rows, most visited first; 0 where there are fewer.
-        weights: [n_items, neighbours] float32 shares of these visits; 0 where there are fewer.
+        items: [n_items, neighbours] rows, nearest first; 0 where there are fewer.
+        weights: [n_items, neighbours] float32 how near: shares of the visits of a walk; 0 where there are fewer.
     """
 
     items: npt.NDArray[np.int32]

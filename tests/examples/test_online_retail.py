@@ -109,6 +109,7 @@ def test_the_whole_file_is_the_one_that_the_published_results_are_about(lines: p
     assert (popular.StockCode.nunique(), popular.CustomerID.nunique()) == (3_766, 5_659)
     assert (len(lines), len(clean), len(past)) == (1_044_847, 791_114, 709_265)
     shop = spec.load(SPEC)
+    assert isinstance(shop.split, spec.TimeSplit)
     assert shop.split.start == int(SPLIT.timestamp())
     assert {candidates.min_users for candidates in shop.evaluation.candidates} == {0, 10}
 

@@ -15,7 +15,7 @@ from twotower.features import preprocessing, records
 from twotower.features.columns import Chunk
 from twotower.features.errors import InputError
 from twotower.features.records import Events
-from twotower.features.spec import EntityTable, Spec
+from twotower.features.spec import EntityTable, Spec, TimeSplit
 
 FEATURES = {
     "brand": {"kind": "category"},
@@ -48,6 +48,7 @@ RAW: dict[str, Any] = {
 }
 SPEC = Spec.model_validate(RAW)
 DAY = 86_400
+assert isinstance(SPEC.split, TimeSplit)
 SPLIT = SPEC.split.start
 
 

@@ -135,7 +135,7 @@ def test_feature_named_like_a_kind_keeps_its_name_in_errors(name: str) -> None:
 def test_key_that_is_near_nothing_lists_the_known_ones() -> None:
     raw = valid()
     raw["split"]["zzz"] = 1
-    assert "unknown key 'split.zzz': expected one of test_days, test_from" in error(raw)
+    assert "unknown key 'split.zzz': expected one of kind, test_days, test_from" in error(raw)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_unknown_kind_of_feature(section: str, kind: object, expected: str) -> N
     ("section", "model", "expected"),
     [
         ("retrieval", "lightgnn", "key 'retrieval.model': found 'lightgnn', expected one of two_tower, popularity, "
-         "item_cosine, svd, als, mf, nmf, ease, lightgcn, pinsage, graph_tower; did you mean 'lightgcn'?"),
+         "item_cosine, svd, als, mf, nmf, ease, lightgcn, ultragcn, pinsage, graph_tower; did you mean 'lightgcn'?"),
         ("retrieval", "bert", "key 'retrieval.model': found 'bert', expected one of two_tower"),
         ("retrieval", ["als"], "key 'retrieval.model': found ['als'], expected one of two_tower"),
         ("retrieval", None, "key 'retrieval.model': found None, expected one of two_tower"),
@@ -372,9 +372,34 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_split_takes_dates_and_times_with_and_without_zone(written: str, moment: dt.datetime) -> None:
     text = yaml.safe_dump(valid(), sort_keys=False).replace("test_from: '2017-12-01'", f"test_from: {written}")
     found = spec.parse(text, where="shop.yaml", base=Path("/base")).split
+    assert isinstance(found, spec.TimeSplit)
     assert found.start == int(moment.timestamp())
     assert found.end == found.start + 31 * 86_400
     assert found.model_copy(update={"test_days": None}).end is None
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ({"kind": "random"}, "key 'split.kind': found 'random', expected one of time, leave_last_out, given"),
+        ({"kind": "leave_one_out"}, "expected one of time, leave_last_out, given; did you mean 'leave_last_out'?"),
+        ({"kind": "leave_last_out", "test_from": "2017-12-01"}, "unknown key 'split.test_from': expected one of kind"),
+        ({"kind": "given"}, "missing key 'split.test': found {'kind': 'given'}"),
+        ({"kind": "given", "test": ""}, "key 'split.test': found ''; string should have at least 1 character"),
+        ({}, "missing key 'split.test_from': found {"),
+        ("given", "key 'split': found 'given'; input should be"),
+    ],
+)
+def test_a_split_has_its_own_keys(split: object, expected: str) -> None:
+    assert expected in error(valid() | {"split": split})
+
+
+def test_a_given_test_is_a_table_like_the_interactions() -> None:
+    found = parsed(valid() | {"split": {"kind": "given", "test": "later.csv"}})
+    assert found.test_interactions == found.interactions.model_copy(update={"path": "/base/later.csv"})
+    assert spec.Spec.model_validate_json(found.model_dump_json(by_alias=True)) == found
+    assert parsed(valid()).test_interactions is None
+    assert parsed(valid()).split == parsed(valid() | {"split": {"kind": "time", **valid()["split"]}}).split
 
 
 def test_given_paths_replace_the_specs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "graph_tower": {"factors": 4},
     "mf": {"factors": 4, "sampled_items": 8, "batch_size": 32, "epochs": 20, "learning_rate": 0.05},
     "lightgcn": {"factors": 8, "sampled_items": 8, "batch_size": 64, "epochs": 15},
+    "ultragcn": {
+        "factors": 8,
+        "neighbours": 3,
+        "sampled_items": 8,
+        "batch_size": 16,
+        "epochs": 30,
+    },
     "pinsage": {
         "factors": 8,
         "neighbours": 3,

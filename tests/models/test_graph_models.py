@@ -1,4 +1,4 @@
-"""LightGCN and PinSage on graphs that are small enough to work out by hand."""
+"""LightGCN, UltraGCN and PinSage on graphs that are small enough to work out by hand."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import scipy.sparse
 import tensorflow as tf
 
 from twotower.features.encoding import Encoding
-from twotower.features.model_choices import LightGcn, PinSage
+from twotower.features.model_choices import LightGcn, PinSage, UltraGcn
 from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
 from twotower.models.contract import TrainingData
-from twotower.models.family import lightgcn, pinsage
+from twotower.models.family import lightgcn, pinsage, ultragcn
 from twotower.models.family.item_neighbours import Neighbours, walk
 from twotower.models.tables import Catalogue, Users
 
@@ -109,6 +109,94 @@ class TestLightGcn:
         np.testing.assert_allclose(items[:, :-1], expected.items / lengths, atol=1e-5)
         empty = towers.query({**asked, "history_item_id": tf.fill([3, 1], 4)}).numpy()
         np.testing.assert_allclose(empty[:, :-1], [queries[:, :-1].mean(axis=0)] * 3, atol=1e-6)
+
+
+class TestUltraGcn:
+    def model(self, **chosen: object) -> ultragcn.UltraGcnModel:
+        choice = UltraGcn.model_validate(
+            {"model": "ultragcn", "factors": 2, "sampled_items": 50, "negatives": 3, "regularization": 0, **chosen}
+        )
+        return ultragcn.UltraGcnModel(purchases(), ultragcn.co_bought(purchases(), choice.neighbours), choice)
+
+    def test_beta_by_hand(self) -> None:
+        # Degrees: users 2, 2, 3; items 2, 3, 2, 0.
+        of_user, of_item = ultragcn.beta(purchases())
+        np.testing.assert_allclose(of_user[0] * of_item, np.sqrt([3 / 3, 3 / 4, 3 / 3, 3 / 1]) / 2, rtol=1e-6)
+        np.testing.assert_allclose(of_user[2] * of_item, np.sqrt([4 / 3, 4 / 4, 4 / 3, 4 / 1]) / 3, rtol=1e-6)
+
+    def test_omega_by_hand(self) -> None:
+        # G = [[2, 2, 1], [2, 3, 2], [1, 2, 2]] and nothing for the last item; its rows' sums are 5, 7, 5.
+        found = ultragcn.co_bought(purchases(), 3)
+        near, far, back = 2 / 3 * np.sqrt(5 / 7), 1 / 3, 2 / 4 * np.sqrt(7 / 5)
+        expected = [[near, far, 0], [back, back, 0], [near, far, 0], [0, 0, 0]]
+        np.testing.assert_allclose(found.weights, expected, rtol=1e-6)
+        assert found.items[:3, :2].tolist() == [[1, 2], [0, 2], [1, 0]]
+
+    def test_only_the_nearest_are_kept_whatever_the_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("twotower.models.family.ultragcn.BLOCK", 3)
+        found = ultragcn.co_bought(purchases(), 1)
+        assert found.items[[0, 2], 0].tolist() == [1, 1]
+        np.testing.assert_allclose(found.weights[:, 0], ultragcn.co_bought(purchases(), 3).weights[:, 0])
+
+    @pytest.mark.parametrize("constraint_weight", [0, 2])
+    def test_the_loss_by_hand(self, constraint_weight: float) -> None:
+        model = self.model(constraint_weight=constraint_weight)
+        # Every score is 0, and every term log 2 times its weight.
+        for table in model.tables:
+            table.assign(tf.zeros_like(table))
+        of_user, of_item = ultragcn.beta(purchases())
+        weight, omega = np.outer(of_user, of_item), ultragcn.co_bought(purchases(), 10).weights.sum(axis=1)
+        tf.keras.utils.set_random_seed(1)
+        sampled = tf.random.uniform([50], maxval=4, dtype=tf.int64).numpy()
+        tf.keras.utils.set_random_seed(1)
+        # Users 1 and 2, who bought items 1 and 2, and all three.
+        bought = weight[1, [1, 2]].sum() + weight[2, :3].sum()
+        not_bought = 3 * (2 * weight[1, sampled].mean() + 3 * weight[2, sampled].mean())
+        near = omega[[1, 2]].sum() + omega[:3].sum()
+        expected = np.log(2) * (bought + not_bought + constraint_weight * near) / 5
+        assert float(model.loss(tf.constant([1, 2], tf.int64))) == pytest.approx(expected, rel=1e-5)
+
+    def test_a_user_is_drawn_to_the_neighbours_by_omega(self) -> None:
+        model = self.model(constraint_weight=1, negatives=1, sampled_items=10_000)
+        model.items.assign(tf.zeros_like(model.items))
+        with tf.GradientTape() as tape:
+            loss = model.loss(tf.zeros(10_000, tf.int64))
+        # User 0 bought items 0 and 1: each draws item 2, which is a negative of both in a quarter of the draws.
+        near = ultragcn.co_bought(purchases(), 10).weights
+        found = tf.convert_to_tensor(tape.gradient(loss, model.bias))
+        of_user, of_item = ultragcn.beta(purchases())
+        negative = 2 * of_user[0] * of_item[2] / 4
+        assert float(found[2]) == pytest.approx((negative - near[0, 1] - near[1, 1]) / 2 / 2, abs=0.01)
+
+    def test_the_exported_query_of_a_history_is_the_user_of_training(self, tmp_path: Path) -> None:
+        users, items = PURCHASES.nonzero()
+        # At this rate training moves nothing: the tables stay those of the seed.
+        spec = shop("ultragcn", factors=2, epochs=1, batch_size=4, sampled_items=4, learning_rate=1e-12)
+        rows = np.arange(3)
+        history = timelines(users.tolist(), items.tolist(), 3)
+        towers = ultragcn.fit(
+            TrainingData(
+                spec,
+                Catalogue(np.arange(4).astype(object), {}, []),
+                Users(rows.astype(object), rows, {}, [], history, {}, history.latest(0)),
+                3,
+                tmp_path,
+            )
+        )
+        tf.keras.utils.set_random_seed(spec.seed)
+        model = self.model(negatives=100)
+        expected = PURCHASES @ model.passed_on.numpy() / np.sqrt(PURCHASES.sum(axis=1, keepdims=True))
+        asked = {
+            "user_id": tf.constant([3, 3, 3], tf.int64),  # unknown, all of them
+            "history_item_id": tf.constant([[0, 1, 4], [1, 2, 2], [2, 0, 1]], tf.int32),
+            "history_age": tf.zeros([3, 3]),
+        }
+        queries, found = towers.query(asked).numpy(), towers.candidate({"item_id": tf.range(4)}).numpy()
+        np.testing.assert_allclose(queries[:, :-1], expected, atol=1e-6)
+        np.testing.assert_allclose(found[:, :-1], model.items, atol=1e-6)
+        np.testing.assert_allclose(found[:, -1], -np.log(100), rtol=1e-6)
+        empty = towers.query({**asked, "history_item_id": tf.fill([3, 1], 4)}).numpy()
+        np.testing.assert_allclose(empty[:, :-1], [expected.mean(axis=0)] * 3, atol=1e-6)
 
 
 class TestNeighbours:

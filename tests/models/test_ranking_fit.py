@@ -1,7 +1,7 @@
 """The multi-task ranker learns who buys again, from past snapshots, and says how probable it is."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import tensorflow as tf
 from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
 from twotower.models.candidates import TowerRetriever
+from twotower.models.moments import training_end
 from twotower.models.queries import Queries
 from twotower.models.ranking_contract import RankingData
 from twotower.models.ranking_fit import build_ranker, fit
@@ -21,7 +22,7 @@ N_ITEMS = 12
 SPLIT = 60
 
 
-def shop_spec(loss: str) -> Spec:
+def shop_spec(loss: str, trees: int = 0) -> Spec:
     return Spec.model_validate(
         {
             "name": "shop",
@@ -31,6 +32,7 @@ def shop_spec(loss: str) -> Spec:
                 **{"horizon_days": 10, "snapshots": 2, "snapshot_days": 10, "list_size": 8, "candidates": N_ITEMS},
                 **{"history_length": 30, "units": [16], "batch_size": 16, "epochs": 12, "learning_rate": 0.01},
                 "loss": loss,
+                "trees": trees,
             },
         }
     )
@@ -51,10 +53,10 @@ def habits(seed: int, n_users: int) -> Users:
     return Users(rows.astype(object), rows, {}, [], history, {}, history.latest(0))
 
 
-@pytest.mark.parametrize("loss", ["pointwise", "listwise"])
-def test_repeat_purchases_are_learned(loss: Any, tmp_path: Path) -> None:
-    spec, train, test = shop_spec(loss), habits(1, 60), habits(2, 30)
-    assert spec.split.start == SPLIT * DAY
+@pytest.mark.parametrize(("loss", "trees"), [("pointwise", 0), ("listwise", 0), ("listwise", 20)])
+def test_repeat_purchases_are_learned(loss: str, trees: int, tmp_path: Path) -> None:
+    spec, train, test = shop_spec(loss, trees), habits(1, 60), habits(2, 30)
+    assert training_end(spec.split, train.history) == SPLIT * DAY
     catalogue = Catalogue(np.arange(N_ITEMS).astype(object), {}, [])
     # The multi-task ranker does not ask the towers.
     nobody = cast(TowerRetriever, None)

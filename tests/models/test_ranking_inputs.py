@@ -1,5 +1,6 @@
 """The ranker's training lists: candidates and features as of each list's snapshot, and the batches made of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from twotower.features.encoding import Encoding
+from twotower.features.promotions import Promotions
 from twotower.features.spec import Spec
 from twotower.features.timelines import Timelines
 from twotower.models.queries import Queries
@@ -76,7 +78,7 @@ def test_lists_and_numbers_are_those_of_their_snapshot() -> None:
     assert sorted(set(lists.times.tolist())) == [70 * DAY, 90 * DAY]
     groups = item_groups(CATALOGUE)
     for at in (70, 90):
-        snapshot = Snapshot.take(users.history, at * DAY, groups, N_ITEMS, spec.seed)
+        snapshot = Snapshot.take(spec, users.history, CATALOGUE, groups, at * DAY)
         features = RankingFeatures(groups, N_ITEMS, snapshot)
         for row in np.flatnonzero(lists.times == at * DAY)[:3]:
             asked = queries.features(
@@ -85,6 +87,26 @@ def test_lists_and_numbers_are_those_of_their_snapshot() -> None:
             expected = features(asked, tf.constant(lists.candidates[[row]]))[0]
             assert expected.shape[1] == len(features.names)
             np.testing.assert_allclose(training.numbers[row], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_snapshot_knows_the_promotions_of_its_moment() -> None:
+    shop = shop_spec().model_dump(by_alias=True)
+    table = {"path": "p.csv", "item": "item", "from": "from", "until": "until", "known_days": 3}
+    spec = Spec.model_validate({**shop, "promotions": table})
+    days = np.array([[60, 80], [73, 75], [74, 99]]) * DAY  # the last one is not known yet on day 70
+    on = {"on": np.ones(3, np.float32)}
+    promotions = Promotions(np.array([4, 5, 6], np.int32), days[:, 0], days[:, 1], on)
+    catalogue = replace(CATALOGUE, promotions=promotions)
+    history = shoppers().history
+    snapshot = Snapshot.take(spec, history, catalogue, item_groups(catalogue), 70 * DAY)
+    assert np.flatnonzero(snapshot.statistics["promotion_on_now"]).tolist() == [4]
+    assert np.flatnonzero(snapshot.statistics["promotion_on_ahead"]).tolist() == [4, 5]
+    names = RankingFeatures(item_groups(catalogue), N_ITEMS, snapshot).names
+    assert [name for name in names if "promotion" in name] == [
+        f"shop_promotion_on_{name}" for name in ("now", "ahead", "before", "usual", "peak")
+    ]
+    without = Snapshot.take(shop_spec(), history, CATALOGUE, item_groups(CATALOGUE), 70 * DAY)
+    assert not [name for name in without.statistics if "promotion" in name]
 
 
 def test_the_future_of_a_snapshot_changes_its_labels_alone() -> None:
@@ -100,7 +122,7 @@ def test_the_future_of_a_snapshot_changes_its_labels_alone() -> None:
     at, rows, found = 90 * DAY, np.arange(len(users)), []
     times = np.full(len(rows), at)
     for each in (users, others):
-        snapshot = Snapshot.take(each.history, at, item_groups(CATALOGUE), N_ITEMS, seed=1)
+        snapshot = Snapshot.take(spec, each.history, CATALOGUE, item_groups(CATALOGUE), at)
         queries = Queries(spec, each, N_ITEMS)
         retrieved = past_candidates(snapshot, queries, N_ITEMS, 20, 3)(rows, queries.cuts(rows, times), times)
         found.append((retrieved, snapshot.vectors.vectors, *snapshot.statistics.values()))

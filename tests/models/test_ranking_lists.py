@@ -81,6 +81,16 @@ def rows(lists: RankingLists, row: int = 0) -> dict[int, tuple[float, float, flo
     return {item: (bought, quantity, weight) for item, bought, quantity, weight in values if item < N_ITEMS}
 
 
+def test_a_snapshot_may_be_a_moment_of_each_users_own() -> None:
+    events: list[Event] = [(0, 5, 1, 1), (0, 6, 4, 1), (1, 5, 1, 1), (1, 6, 4, 1), (1, 7, 9, 1), (2, 6, 3, 1)]
+    moments = np.array([4, 9, 3]) * DAY
+    lists = build_lists(shop_spec(), people(events, 3), N_ITEMS, [moments], 99 * DAY, retrieving(6, 7), seed=1)
+    # User 2 has no history at their moment.
+    assert (lists.users.tolist(), lists.times.tolist(), lists.cuts.tolist()) == ([0, 1], [4 * DAY, 9 * DAY], [1, 4])
+    bought = [{item for item, (yes, _, _) in rows(lists, row).items() if yes} for row in range(2)]
+    assert bought == [{6}, {7}]
+
+
 def test_candidates_are_the_retrieved_and_the_own_items_before_the_snapshot() -> None:
     lists = lists_of([(0, 1, 1, 1), (0, 5, 2, 1), (0, 6, 3, 1), (0, 7, 9, 1), (0, 5, 10, 1), (0, 8, 12, 1)])
     # Own are the latest history_length = 3 before day 10; 8 is bought later but was no candidate.

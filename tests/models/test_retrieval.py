@@ -94,7 +94,6 @@ def item_scores(model: Retrieval, spec: Spec, users: Users, catalogue: Catalogue
 class TestTrainingEvents:
     def test_shares_by_hand(self) -> None:
         spec = shop_spec(recency_half_life_days=10)
-        assert spec.split.start == SPLIT_DAY * DAY
         # User 0 bought item 0 twice, which is one pair; 20 days old weighs 1/4 of new, 10 days 1/2. Item 3 is unknown.
         users = people([(0, 0, 100), (0, 0, 90), (1, 1, 80), (0, 3, 99), (1, 2, 90)], 2)
         events = TrainingEvents.choose(spec, users, 3)

@@ -95,7 +95,7 @@ class TestGroups:
 
     def test_new_items(self) -> None:
         events = [(0, 0, 50), (1, 0, 2), (0, 1, 10), (0, 2, 11), (0, 9, 1)]
-        found = new_item_slice(timelines(events, n_users=2), n_items=4, split=SPLIT, days=10)
+        found = new_item_slice(timelines(events, n_users=2), n_items=4, end=SPLIT, days=10)
         # Item 0 was sold again, 1 first within the ten days, 2 before them, 3 never; 9 is out of vocabulary.
         assert found.items is not None
         assert found.items.tolist() == [False, True, False, True]

@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twotower.features.spec import LastOutSplit, TimeSplit
 from twotower.features.timelines import Float32, Int64, Timelines
-from twotower.models.splits import given_pairs, leave_last_out, time_split
+from twotower.models.splits import given_pairs, leave_last_out, split_protocol, time_split
+from twotower.models.tables import Users
 
 Event = tuple[int, int, int]  # user, item, time
 
@@ -39,6 +41,39 @@ class TestTimeSplit:
         events = self.EVENTS
         with pytest.raises(ValueError, match=message):
             time_split(events.before(train), events.before(history), events.since(labels), 10, 3, 0, 2)
+
+
+def named(*names: bytes, history: Timelines, labels: Timelines) -> Users:
+    rows = np.arange(len(names))
+    return Users(np.array(names, dtype=object), rows, {}, [], history, {}, labels)
+
+
+class TestSplitProtocol:
+    SPLIT = LastOutSplit(kind="leave_last_out")
+    # b is asked at 7, a at 3; what c buys later is known.
+    TRAIN = timelines([(0, 0, 2), (1, 1, 6), (2, 2, 9)], n_users=3)
+    ASKED = timelines([(0, 1, 6), (1, 0, 2)], n_users=2)
+    LABELS = timelines([(0, 2, 7), (1, 1, 3), (1, 2, 3)], n_users=2)
+
+    def test_each_user_has_a_moment_of_their_own(self) -> None:
+        none = self.TRAIN.latest(0)
+        train = named(b"a", b"b", b"c", history=self.TRAIN, labels=none)
+        asked = named(b"b", b"a", history=self.ASKED, labels=self.LABELS)
+        protocol = split_protocol(self.SPLIT, train, asked, n_items=3, min_users=0, k=2)
+        assert protocol.relevant("new").indices.tolist() == [2, 1, 2]
+
+    def test_training_on_what_is_asked_is_leakage(self) -> None:
+        train = named(b"a", b"c", b"b", history=self.TRAIN, labels=self.TRAIN.latest(0))
+        asked = named(b"b", b"a", history=self.ASKED, labels=self.LABELS)
+        message = "train: user 'b' has an event at 9, expected all of them strictly before the first label at 7"
+        with pytest.raises(ValueError, match=message):
+            split_protocol(self.SPLIT, train, asked, n_items=3, min_users=0, k=2)
+
+    def test_a_split_in_time_is_held_to_its_moment(self) -> None:
+        train = named(b"a", b"b", b"c", history=self.TRAIN, labels=self.TRAIN.latest(0))
+        asked = named(b"b", b"a", history=self.ASKED, labels=self.LABELS)
+        with pytest.raises(ValueError, match="train: found an event at 9, expected all strictly before the split at 9"):
+            split_protocol(TimeSplit.model_validate({"test_from": "1970-01-01T00:00:09Z"}), train, asked, 3, 0, 2)
 
 
 class TestLeaveLastOut:

@@ -51,6 +51,14 @@ def test_what_an_item_lacks_gets_its_stand_in(catalogue: Catalogue) -> None:
     }
 
 
+def test_promotions_name_their_items(catalogue: Catalogue) -> None:
+    assert catalogue.promotions is not None
+    assert catalogue.promotions.items.tolist() == [row(catalogue, "bare")] * 2
+    assert catalogue.promotions.starts.tolist() == [SPLIT - 9 * DAY, SPLIT - DAY]
+    assert catalogue.promotions.ends.tolist() == [SPLIT - 2 * DAY, SPLIT + DAY]
+    assert {name: values.tolist() for name, values in catalogue.promotions.strengths.items()} == {"advert": [0.25, 0.5]}
+
+
 def test_users_and_their_histories(data: Transformed, catalogue: Catalogue, train: Users) -> None:
     assert train.ids.tolist() == [b"u1", b"u2", b"u3", b"u4", b"u5"]
     assert sorted(train.rows) == [0, 1, 2, 3, 4]

@@ -9,7 +9,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 from tiny_shop import DAY, SPEC, SPLIT, Shop
 
-from twotower.features.spec import Evaluation, Spec
+from twotower.features.spec import Evaluation, Spec, TimeSplit
 from twotower.features.timelines import Int32
 from twotower.models.contract import TrainingData
 from twotower.models.exports import TowersExport
@@ -71,7 +71,7 @@ class TestScores:
         assert found["all", "brand", "even"] == (1, 1.0)
         assert found["all", "brand", "unknown"] == (1, 0.0)
         assert found["all", "brand", "odd"] == (0, None)
-        assert found["all", "items", "new: first sold 30 days before the test or later"] == (1, 0.0)
+        assert found["all", "items", "new: first sold in the last 30 days of training, or not in it"] == (1, 0.0)
         assert found["all", "history", "light: 5 to 7 events"] == (1, 0.5)
         assert found["all", "history", "new: fewer than 5 events"] == (0, None)
 
@@ -137,6 +137,7 @@ class TestRefusals:
 
 
 def _day(days_before: int) -> Any:
+    assert isinstance(SPEC.split, TimeSplit)
     return SPEC.split.test_from - np.timedelta64(days_before, "D").item()
 
 

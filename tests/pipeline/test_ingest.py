@@ -213,9 +213,10 @@ def random_events() -> list[Row]:
     return [*rows, event("u0", "i0", -1, title="x", price="1", store="s1"), event("u0", "i0", 0)]
 
 
-def derived(shop: Shop) -> Spec:
+def derived(shop: Shop, **sections: Any) -> Spec:
     users = {"town": {"kind": "category", "column": "store"}}
     return shop.spec(
+        **sections,
         users={"from": "interactions", "id": "user", "duplicates": "last", "features": users},
         items=shop.items(path=None, **{"from": "interactions", "id": "item", "duplicates": "last"}),
         context={"store": {"kind": "category"}, "hour": {"kind": "time", "part": "hour"}},
@@ -398,6 +399,144 @@ def test_nothing_left_to_test_on(shop: Shop) -> None:
     )
 
 
+LAST_OUT = {"kind": "leave_last_out"}
+
+
+def test_leave_last_out_tests_each_users_last_basket(shop: Shop) -> None:
+    rows = [
+        event("u1", "a", -30, 2),
+        event("u1", "b", -20),
+        event("u1", "c", -5),
+        event("u1", "a", -5, 3),
+        event("u1", "d", 9, -1),  # a return is no event, and so not u1's last moment
+        event("u2", "b", 40),
+        event("u2", "e", 40),
+        event("u3", "f", 3),
+        event("u3", "a", 4),
+    ]
+    shop.write("events.csv", rows[::-1])
+    result = shop.run(shop.spec(split=LAST_OUT))
+    u1 = {
+        "user_id": [b"u1"],
+        "history_item_id": [b"a", b"b"],
+        "history_time": [SPLIT - 30, SPLIT - 20],
+        "history_quantity": [2.0, 1.0],
+    }
+    u2 = {
+        "user_id": [b"u2"],
+        "history_item_id": [b"b", b"e"],
+        "history_time": [SPLIT + 40] * 2,
+        "history_quantity": [1.0, 1.0],
+    }
+    u3 = {
+        "user_id": [b"u3"], "history_item_id": [b"f"], "history_time": [SPLIT + 3], "history_quantity": [1.0],
+    }  # fmt: skip
+    # u2 has one moment alone, and so nothing that could be left out.
+    assert result.split("train") == {b"u1": u1, b"u2": u2, b"u3": u3}
+    last = {"label_item_id": [b"a", b"c"], "label_time": [SPLIT - 5] * 2, "label_quantity": [3.0, 1.0]}
+    other = {"label_item_id": [b"a"], "label_time": [SPLIT + 4], "label_quantity": [1.0]}
+    assert result.split("eval") == {b"u1": u1 | last, b"u3": u3 | other}
+    # c is bought in the test alone.
+    assert set(result.split("items")) == {b"a", b"b", b"e", b"f"}
+    assert result.lookup("histories")[0]["item_ids"] == ["a", "b", "a", "c"]
+    found = {label: result.counts[label] for label in ("interactions: train", "interactions: test", "users: test")}
+    assert found == {"interactions: train": 5, "interactions: test": 3, "users: test": 2}
+
+
+def test_tables_from_interactions_do_not_know_a_basket_that_is_left_out(shop: Shop) -> None:
+    rows = [
+        event("u1", "a", -9, title="old", price="1", store="s1"),
+        event("u1", "a", 8, title="left out", price="9", store="s9"),
+        event("u2", "a", -7, title="newer", price="2", store="s2"),
+        event("u2", "b", -6, title="left out", price="9", store="s9"),
+        event("u3", "c", 7, title="one moment", price="3", store="s3"),
+    ]
+    # In another chunk than the basket that it is known by.
+    shop.write("events_1.csv", rows[:2])
+    shop.write("events_2.csv", rows[2:])
+    result = shop.run(derived(shop, split=LAST_OUT))
+    assert result.split("items") == {
+        b"a": {"item_id": [b"a"], "item_price": [2.0], "item_title": [b"newer"]},
+        b"c": {"item_id": [b"c"], "item_price": [3.0], "item_title": [b"one moment"]},
+    }
+    towns = {name: example["user_town"] for name, example in result.split("train").items()}
+    assert towns == {b"u1": [b"s1"], b"u2": [b"s2"], b"u3": [b"s3"]}
+    assert result.split("eval")[b"u1"]["user_town"] == [b"s1"]
+
+
+def test_leave_last_out_needs_a_user_with_two_moments(shop: Shop) -> None:
+    shop.write("events.csv", [event("u1", "a", 0), event("u1", "b", 0), event("u1", "a", 1, 0)])
+    assert fails(shop, shop.spec(split=LAST_OUT)) == (
+        f"{shop.folder}/events*.csv: no interaction is left at a user's last moment of several to test on "
+        "(3 rows read, dropped: 1 returns)"
+    )
+
+
+def given(shop: Shop, rows: Sequence[Row]) -> dict[str, str]:
+    return {"kind": "given", "test": shop.write("test.csv", rows)}
+
+
+def test_a_given_test_is_told_apart_by_its_file(shop: Shop) -> None:
+    shop.write("events.csv", [event("u1", "a", -3, 2), event("u1", "b", 5), event("u2", "b", 90)])
+    test = [event("u1", "c", 9), event("u1", "a", 6, 3), event("u1", "a", 7, 0), event("new", "b", -50)]
+    spec = shop.spec(split=given(shop, test))
+    result = shop.run(spec)
+    u1 = {
+        "user_id": [b"u1"],
+        "history_item_id": [b"a", b"b"],
+        "history_time": [SPLIT - 3, SPLIT + 5],
+        "history_quantity": [2.0, 1.0],
+    }
+    assert result.split("train")[b"u1"] == u1
+    assert set(result.split("train")) == {b"u1", b"u2"}
+    labels = {"label_item_id": [b"a", b"c"], "label_time": [SPLIT + 6, SPLIT + 9], "label_quantity": [3.0, 1.0]}
+    # A user's own test comes after what is known of them; that others' knowledge is younger is the files' choice.
+    new = {"user_id": [b"new"], "label_item_id": [b"b"], "label_time": [SPLIT - 50], "label_quantity": [1.0]}
+    assert result.split("eval") == {b"u1": u1 | labels, b"new": new}
+    assert set(result.split("items")) == {b"a", b"b"}
+    assert result.counts["interactions: rows read"] == 7
+    assert result.counts["dropped: returns"] == 1
+    assert list(json.loads(ingest.fingerprint(spec))) == [
+        str(shop.folder / "events.csv"),
+        str(shop.folder / "test.csv"),
+    ]
+
+
+def test_tables_from_interactions_do_not_know_a_given_test(shop: Shop) -> None:
+    shop.write("events.csv", [event("u1", "a", -9, title="old", price="1", store="s1")])
+    split = given(shop, [event("u1", "a", 8, title="test", price="9", store="s9")])
+    result = shop.run(derived(shop, split=split))
+    assert result.split("items") == {b"a": {"item_id": [b"a"], "item_price": [1.0], "item_title": [b"old"]}}
+    assert result.split("eval")[b"u1"]["user_town"] == [b"s1"]
+
+
+def test_a_given_test_that_leaks_is_refused(shop: Shop) -> None:
+    shop.write("events.csv", [event("u1", "a", 0), event("u1", "b", 3), event("u2", "a", 9)])
+    path = shop.folder / "test.csv"
+    same = given(shop, [event("u2", "b", 99), event("u1", "c", 2), event("u1", "b", 3)])
+    assert fails(shop, shop.spec(split=same)) == (
+        f"{path}: user 'u1', item 'b' at 2017-12-01T00:00:03: stands in {shop.folder}/events*.csv as well, "
+        "expected no event in both"
+    )
+
+
+def test_a_given_test_that_is_not_after_its_users_training_is_refused(shop: Shop) -> None:
+    shop.write("events.csv", [event("u1", "a", 0), event("u1", "b", 3), event("u2", "a", 9)])
+    split = given(shop, [event("u2", "b", 99), event("u1", "c", 3)])
+    assert fails(shop, shop.spec(split=split)) == (
+        f"{split['test']}: user 'u1', item 'c' at 2017-12-01T00:00:03: the user's last event in "
+        f"{shop.folder}/events*.csv is at 2017-12-01T00:00:03, expected the test strictly after it"
+    )
+
+
+def test_a_given_test_with_nothing_in_it(shop: Shop) -> None:
+    shop.write("events.csv", [event("u1", "a", 0)])
+    split = given(shop, [event("u1", "a", 9, 0)])
+    assert fails(shop, shop.spec(split=split)) == (
+        f"{split['test']}: no interaction is left to test on (2 rows read, dropped: 1 returns)"
+    )
+
+
 def test_an_error_that_is_no_input_error_stays_what_it_is(shop: Shop, tmp_path: Path) -> None:
     shop.write("events.csv", EVENTS)
     (tmp_path / "blocked").touch()
@@ -431,3 +570,31 @@ def test_component_fills_its_artifacts(shop: Shop) -> None:
     assert found["examples"].get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
     counts = json.loads((shop.folder / "summary" / "counts.json").read_text())
     assert counts["interactions: train"] == 4
+
+
+def test_promotions_join_the_items_of_the_catalogue(shop: Shop) -> None:
+    shop.write("events.csv", EVENTS)
+    shop.write("items.csv", [{"id": "a", "price": "2.5", "title": "Tea"}, {"id": "never", "price": "", "title": ""}])
+    rows = [("a", "2018-01-01", 2), ("a", "2017-11-01", 1), ("b", "2017-12-01", 3), ("gone", "2017-12-01", 9)]
+    shop.write("promotions1.csv", [{"id": i, "from": start, "until": "2099-01-01", "size": n} for i, start, n in rows])
+    table = {"item": "id", "from": "from", "until": "until", "strengths": {"size": "size"}}
+    promotions = {"path": str(shop.folder / "promotions*.csv"), **table}
+    result = shop.run(shop.spec(items=shop.items(), promotions=promotions))
+    assert result.counts["promotions: rows read"] == 4
+    assert result.counts["promotions: items that are not in the catalogue"] == 1
+    items = result.split("items")
+    assert sorted(items) == [b"a", b"b", b"never"]
+    assert items[b"a"]["promotion_size"] == [1.0, 2.0]
+    assert items[b"a"]["promotion_start"] == [1_509_494_400, 1_514_764_800]
+    assert items[b"b"]["promotion_end"] == [4_070_908_800]
+    assert "promotion_size" not in items[b"never"]
+
+
+def test_a_bad_promotion_is_named_and_nothing_stays(shop: Shop) -> None:
+    shop.write("events.csv", EVENTS)
+    shop.write("promotions.csv", [{"id": "a", "from": "2018-01-01", "until": "2017-01-01"}])
+    file = str(shop.folder / "promotions.csv")
+    spec = shop.spec(promotions={"path": file, "item": "id", "from": "from", "until": "until"})
+    with pytest.raises(InputError, match=r"promotions\.csv: row 1, column 'until': found '2017-01-01', expected"):
+        shop.run(spec)
+    assert not list((shop.folder / "out").glob("*/*"))

@@ -180,7 +180,9 @@ def example_run() -> RunSummary:
                     sliced("history", "heavy: more than 611 events", 651, 0.1923, 0.4409, 0.2688, 0.4806, 0.4911),
                     sliced("household_size", "2", 232, 0.1427, 0.3491, 0.2011, 0.3702, 0.3755),
                     sliced(
-                        "items", "new: first sold 30 days before the test or later", 402, 0.0, 0.0, 0.0211, 0.0187, 0.01
+                        "items",
+                        "new: first sold in the last 30 days of training, or not in it",
+                        *(402, 0.0, 0.0, 0.0211, 0.0187, 0.01),
                     ),
                     sliced("department", "DRUG GM", 1411, 0.0312, 0.0811, 0.0611, 0.0902, 0.0877),
                     sliced("department", "GROCERY", 1987, 0.1402, 0.3333, 0.1987, 0.3606, 0.3566),
