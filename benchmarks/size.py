@@ -81,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=["graph_tower", "two_tower"])
     parser.add_argument("--data", type=Path, required=True, help="a folder with train.txt and test.txt, or the like")
+    parser.add_argument("--spec", type=Path, help="the spec, where the folder is a run of the pipeline")
     parser.add_argument("--out", type=Path, required=True, help="where the table and the picture go")
     parser.add_argument("--widths", type=int, nargs="+", help="numbers of factors, or of dimensions")
     parser.add_argument("--buckets", type=int, nargs="+", default=[64, 256, 512])
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=5_000, help="evaluated users, drawn once")
     arguments = parser.parse_args()
     widths = arguments.widths or ([16, 64, 256, 1024] if arguments.model == "graph_tower" else [16, 32, 64, 128])
-    case = read_case(arguments.data, None, 20)
+    case = read_case(arguments.data, arguments.spec, 20)
     found: dict[Point, dict[Precision, Measured]] = {}
     # The default stands on every curve and is fitted once.
     known: dict[str, dict[Precision, Measured]] = {}
@@ -147,7 +148,7 @@ def served(case: Case, export: TowersExport, split: Split, precision: Precision,
     )
     index = tf.saved_model.load(str(index_folder))
     items = np.asarray(index.embeddings(tf.range(len(case.catalogue))))
-    ranked = case.ranked[0]
+    ranked = case.ranked[-1]  # of a run the strictest: new products that enough users bought
     everyone = ranked.protocol.evaluated_users(ranked.task)
     asked = np.sort(np.random.default_rng(0).permutation(everyone)[:users])
     history, labels = ranked.protocol.history.select(asked), ranked.protocol.labels.select(asked)

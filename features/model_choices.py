@@ -89,13 +89,13 @@ class Mf(Section):
 
     model: Literal["mf"]
     history_length: ClassVar[int] = 1
-    factors: Positive = 128
-    regularization: float = Field(0.003, ge=0)
+    factors: Positive = 192
+    regularization: float = Field(0.005, ge=0)
     negatives: Positive = 8
-    sampled_items: Positive = 256
-    batch_size: Positive = 4096
-    epochs: Positive = 15
-    learning_rate: float = Field(0.03, gt=0)
+    sampled_items: Positive = 128
+    batch_size: Positive = 512
+    epochs: Positive = 24
+    learning_rate: float = Field(0.043, gt=0)
 
 
 class Nmf(_IdModel):
