@@ -25,6 +25,7 @@ from twotower.features import spec as specs
 from twotower.features.timelines import Timelines
 from twotower.models.early_stopping import before
 from twotower.models.metrics import ItemSets
+from twotower.models.moments import training_end
 from twotower.models.queries import DAY
 from twotower.models.sampled_negatives import SampledNegatives
 from twotower.models.splits import given_pairs
@@ -61,7 +62,7 @@ def main() -> None:
 
 def held_out_in_time(case: Case, days: int) -> Case:
     """The case with the last ``days`` before its split as the test, by the same protocols."""
-    start = case.spec({}, 1).split.start - days * DAY
+    start = training_end(case.spec({}, 1).split, case.train.history) - days * DAY
     known = before(case.train, start)
     train = dataclasses.replace(known, labels=case.train.history.since(start))
     ranked = tuple(

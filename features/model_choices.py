@@ -143,8 +143,8 @@ class UltraGcn(_IdModel):
     regularization: float = Field(1e-3, ge=0)
     sampled_items: Positive = 1024
     batch_size: Positive = 64
-    epochs: Positive = 30
-    learning_rate: float = Field(0.03, gt=0)
+    epochs: Positive = 60
+    learning_rate: float = Field(0.01, gt=0)
 
 
 class PinSage(_IdModel):

@@ -33,6 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "sampled_items": 8,
         "batch_size": 16,
         "epochs": 30,
+        "learning_rate": 0.03,
     },
     "pinsage": {
         "factors": 8,
