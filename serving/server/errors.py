@@ -42,6 +42,11 @@ def not_found(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
 
 
+def unknown(message: str) -> ServingError:
+    """What is asked for failed for a reason that has no code of its own."""
+    return ServingError(grpc.StatusCode.UNKNOWN, message)
+
+
 def from_op_error(error: Any) -> ServingError:
     """The status of a `tf.errors.OpError`: same code, same message."""
     return ServingError(_STATUS_BY_NUMBER.get(error.error_code, grpc.StatusCode.UNKNOWN), str(error.message))

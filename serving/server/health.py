@@ -1,35 +1,28 @@
-"""The standard `grpc.health.v1.Health` service, whose watches can be ended so that they do not hold up a shutdown."""
+"""The standard `grpc.health.v1.Health` service, whose watches end with the server."""
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import asyncio
 
-import grpc
 from grpc_health.v1 import health, health_pb2
 
 
-class HealthService(health.HealthServicer):  # type: ignore[misc]
-    """Answers for the server as a whole, which is the empty service name.
-
-    A `Watch` lives as long as its client likes, so watches are served outside the threads that answer requests.
-    """
+class HealthService(health.aio.HealthServicer):  # type: ignore[misc]
+    """Answers for the server as a whole, which is the empty service name."""
 
     def __init__(self) -> None:
-        super().__init__(experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "health"))
-        self._watches: set[grpc.ServicerContext] = set()
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
 
-    def serving(self) -> None:
-        """Says SERVING from now on."""
-        self.set("", health_pb2.HealthCheckResponse.SERVING)
-
-    def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: Any = None
-    ) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: object) -> None:  # noqa: N802
         """Streams the status, at once and at every change."""
-        self._watches.add(context)
-        context.add_callback(lambda: self._watches.discard(context))
-        super().Watch(request, context, send_response_callback)
+        watch = asyncio.current_task()
+        assert watch is not None
+        self._watches.add(watch)
+        try:
+            await super().Watch(request, context)
+        finally:
+            self._watches.discard(watch)
 
     def end_watches(self) -> None:
-        """Cancels every open watch."""
-        for context in list(self._watches):
-            context.cancel()
+        """Cancels every open watch: one lives as long as its client likes, and would hold up a shutdown."""
+        for watch in list(self._watches):
+            watch.cancel()

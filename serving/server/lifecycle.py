@@ -1,23 +1,22 @@
 """The life of one model's versions: found, loaded and warmed up, served, drained, unloaded.
 
-The policy is TensorFlow Serving's availability-preserving one: the newest version is wanted, and an older one is
-given up only once a wanted one is available. `refresh` is called by one thread; everything else by any.
+As in TensorFlow Serving's availability-preserving policy, a version that is no longer wanted is given up only once a
+wanted one is available. `refresh` and `close` are called by one thread at a time; everything else by any.
 """
 
 import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
-from twotower.serving.server.errors import ServingError, not_found
-from twotower.serving.server.servable import Servable
-from twotower.serving.server.versions import Fingerprint, fingerprint, version_directories
+from twotower.serving.server.errors import ServingError, invalid_argument, not_found
+from twotower.serving.server.servable import Servable, SessionOptions
+from twotower.serving.server.versions import Fingerprint, VersionPolicy, fingerprint, version_directories
 from twotower.serving.server.warmup import warm_up
 
 LOGGER = logging.getLogger(__name__)
@@ -48,57 +47,126 @@ class _Version:
     last_seen_files: Fingerprint | None = None
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """How versions are loaded.
+
+    Args:
+        session: of the graph.
+        max_retries: how often a version that failed is tried again while its files stay the same.
+        retry_seconds: seconds between those tries. Changed files are tried again as soon as they settle.
+        labels_may_wait: whether a label may name a version that is not available.
+    """
+
+    session: SessionOptions = SessionOptions()
+    max_retries: int = 5
+    retry_seconds: float = 60.0
+    labels_may_wait: bool = False
+
+
+class Held:
+    """A servable that stays loaded until it is released."""
+
+    __slots__ = ("_entry", "_model", "servable")
+
+    def __init__(self, model: "ModelLifecycle", entry: _Version, servable: Servable) -> None:
+        self._model = model
+        self._entry = entry
+        self.servable = servable
+
+    def __enter__(self) -> Servable:
+        return self.servable
+
+    def __exit__(self, *_: object) -> None:
+        self._model.release(self._entry)
+
+
 class ModelLifecycle:
-    """All versions of one model, of which the newest that works is served.
+    """The versions of one model, of which those that its policy wants are served.
 
     Args:
         name: the model's name.
         base_path: the directory that holds its versions.
-        max_load_retries: how often a version that failed is tried again while its files stay the same.
-        load_retry_seconds: seconds between those tries. Changed files are tried again as soon as they settle.
+        policy: which versions are served; by default the newest.
+        options: how they are loaded.
         on_drained: called when the last request on a version that is being given up has ended.
+        on_loaded: called after each load with the version's directory, the seconds it took, and the error if it failed.
     """
 
     def __init__(
         self,
         name: str,
         base_path: str,
-        max_load_retries: int = 5,
-        load_retry_seconds: float = 60.0,
+        policy: VersionPolicy | None = None,
+        options: LoadOptions | None = None,
         on_drained: Callable[[], None] = lambda: None,
+        on_loaded: Callable[[str, float, ServingError | None], None] = lambda *_: None,
     ) -> None:
         self.name = name
         self.base_path = base_path
-        self._max_load_retries = max_load_retries
-        self._load_retry_seconds = load_retry_seconds
+        self.policy = policy or VersionPolicy()
+        self._options = options or LoadOptions()
         self._on_drained = on_drained
+        self._on_loaded = on_loaded
         self._lock = threading.Lock()
         self._versions: dict[int, _Version] = {}
         self._available: dict[int, _Version] = {}
+        self._latest: int | None = None
+        self._labels: dict[str, int] = {}
         self._base_path_readable = True
+        self._reported_missing: frozenset[int] = frozenset()
 
-    @contextmanager
-    def acquire(self, version: int | None) -> Iterator[Servable]:
-        """The newest available servable, or the one of that version; it stays loaded while the context lasts.
+    def acquire(self, version: int | None = None, label: str | None = None) -> Held:
+        """The newest available servable, the one of that version, or the one that the label names.
 
         Raises:
-            ServingError: NOT_FOUND, no such version is available.
+            ServingError: NOT_FOUND, no such version is available; INVALID_ARGUMENT, no such label.
         """
         with self._lock:
-            number = max(self._available, default=None) if version is None else version
+            if label is not None:
+                version = self.labelled(label)
+            number = self._latest if version is None else version
             entry = None if number is None else self._available.get(number)
             if entry is None or entry.servable is None:
                 wanted = f"Latest({self.name})" if version is None else f"Specific({self.name}, {version})"
                 raise not_found(f"Servable not found for request: {wanted}")
             entry.in_flight += 1
-        try:
-            yield entry.servable
-        finally:
-            with self._lock:
-                entry.in_flight -= 1
-                drained = entry.state == State.UNLOADING and entry.in_flight == 0
-            if drained:
-                self._on_drained()
+            return Held(self, entry, entry.servable)
+
+    def release(self, entry: _Version) -> None:
+        """Ends what `acquire` began."""
+        with self._lock:
+            entry.in_flight -= 1
+            drained = entry.state == State.UNLOADING and entry.in_flight == 0
+        if drained:
+            self._on_drained()
+
+    def labelled(self, label: str) -> int:
+        """The version that a label names.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, there is no such label.
+        """
+        version = self._labels.get(label)
+        if version is None:
+            raise invalid_argument(f"Unrecognized servable version label: {label}")
+        return version
+
+    def label(self, labels: Mapping[str, int]) -> None:
+        """Replaces the labels.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION, a label names a version that is not available; the labels stay.
+        """
+        with self._lock:
+            for label, number in labels.items():
+                if number not in self._available and not self._options.labels_may_wait:
+                    raise ServingError(
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                        f"Request to assign label {label} to version {number} of model {self.name}, which is not"
+                        " currently available for inference",
+                    )
+            self._labels = dict(labels)
 
     def statuses(self) -> list[VersionStatus]:
         """Every version ever seen, newest first."""
@@ -125,22 +193,43 @@ class ModelLifecycle:
             self._base_path_readable = False
             return
         self._base_path_readable = True
-        newest_first = sorted(directories, reverse=True)
-        wanted = newest_first[:1]
-        for number in newest_first:
-            if number in wanted or not self._available:
-                self._load_if_due(number, directories[number])
+        wanted = self.policy.wanted(directories)
+        self._report_missing(directories)
+        for number in wanted:
+            self._load_if_due(number, directories[number])
+        if self.policy.kind == "latest":
+            for number in sorted(directories, reverse=True):
+                if not self._available and number not in wanted:
+                    self._load_if_due(number, directories[number])
         if not wanted or any(number in self._available for number in wanted):
             self._retire_all_but(wanted)
-        self._unload_drained()
+        self.unload_drained()
 
     def close(self) -> None:
         """Gives up every version at once and frees them; requests still running are cancelled."""
         with self._lock:
             entries = [entry for entry in self._versions.values() if entry.servable is not None]
             self._available.clear()
+            self._latest = None
         for entry in entries:
             self._unload(entry)
+
+    def _report_missing(self, present: Mapping[int, str]) -> None:
+        missing = self.policy.numbers - present.keys()
+        if missing and missing != self._reported_missing:
+            numbers = ", ".join(map(str, sorted(missing)))
+            LOGGER.warning("%s: wanted but not under %s: version %s", self.name, self.base_path, numbers)
+        self._reported_missing = frozenset(missing)
+
+    def retire(self) -> None:
+        """Gives up every version: no new request gets one, those under way are finished."""
+        self._retire_all_but([])
+        self.unload_drained()
+
+    def is_empty(self) -> bool:
+        """Whether nothing is loaded."""
+        with self._lock:
+            return all(entry.servable is None for entry in self._versions.values())
 
     def _load_if_due(self, number: int, path: str) -> None:
         with self._lock:
@@ -154,6 +243,7 @@ class ModelLifecycle:
             servable, records = self._load(number, path)
         except ServingError as error:
             LOGGER.error("%s version %d failed to load: %s", self.name, number, error.message)
+            self._on_loaded(path, time.monotonic() - began, error)
             with self._lock:
                 entry.state, entry.error = State.END, error
                 entry.failures = entry.failures + 1 if files == entry.failed_files else 1
@@ -170,6 +260,8 @@ class ModelLifecycle:
         with self._lock:
             entry.servable, entry.state, entry.failures = servable, State.AVAILABLE, 0
             self._available[number] = entry
+            self._latest = max(self._available)
+        self._on_loaded(path, time.monotonic() - began, None)
 
     def _due(self, entry: _Version) -> bool:
         """Whether to load a version now: at first sight, when wanted back, when changed, or for another try."""
@@ -181,11 +273,11 @@ class ModelLifecycle:
         if files != entry.failed_files:
             return settled
         waited = time.monotonic() - entry.failed_at
-        return entry.failures <= self._max_load_retries and waited >= self._load_retry_seconds
+        return entry.failures <= self._options.max_retries and waited >= self._options.retry_seconds
 
     def _load(self, number: int, path: str) -> tuple[Servable, int]:
         try:
-            servable = Servable(self.name, number, path)
+            servable = Servable(self.name, number, path, self._options.session)
             try:
                 return servable, warm_up(servable)
             except BaseException:
@@ -203,8 +295,10 @@ class ModelLifecycle:
         with self._lock:
             for number in [number for number in self._available if number not in wanted]:
                 self._available.pop(number).state = State.UNLOADING
+            self._latest = max(self._available, default=None)
 
-    def _unload_drained(self) -> None:
+    def unload_drained(self) -> None:
+        """Frees the versions that were given up and that no request uses any more."""
         with self._lock:
             entries = [
                 entry for entry in self._versions.values() if entry.state == State.UNLOADING and entry.in_flight == 0

@@ -9,12 +9,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from twotower.serving.server.errors import StartupError
 from twotower.serving.server.options import HOST, ServerOptions, parse_flags
 from twotower.serving.server.versions import is_remote, version_directories
 
-SIGNAL_CHECK_SECONDS = 0.1
+LOGGER = logging.getLogger("twotower.serving.server")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +31,15 @@ def serve(options: ServerOptions) -> int:
     stop = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     _log_to_stderr()
+    if options.ignored_flags:
+        LOGGER.warning("without effect here: %s", ", ".join(f"--{name}" for name in options.ignored_flags))
     try:
-        _check_base_path(options.model_base_path)
-        _check_port(options.port)
-        _serve_until(stop, options)
+        if not options.model_config_file:
+            _check_base_path(options.model_base_path)
+        for port in {options.port, options.rest_api_port} - {0}:
+            _check_port(port)
+        token = _token(options.auth_token_file)
+        _run(options, token, stop)
     except StartupError as error:
         print(f"twotower-model-server: {error}", file=sys.stderr)
         return 1
@@ -43,41 +49,21 @@ def serve(options: ServerOptions) -> int:
     return 0
 
 
-def _serve_until(stop: threading.Event, options: ServerOptions) -> None:
+def _run(options: ServerOptions, token: str, stop: threading.Event) -> None:
     # TensorFlow reads this when it is imported, so the modules that import it are imported only here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # One of TensorFlow's dependencies tells every user of Python 3.11 when it will stop supporting it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.api_core")
-    from twotower.serving.server.grpc_server import GrpcServer
-    from twotower.serving.server.lifecycle import ModelLifecycle
-    from twotower.serving.server.manager import ModelManager
+    import uvloop
+
     from twotower.serving.server.servable import register_scann_ops
+    from twotower.serving.server.server import Server
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     register_scann_ops()
     # The modules live as long as the process: the collections after each unload need not walk through them.
     gc.freeze()
-    manager = ModelManager(options.file_system_poll_wait_seconds)
-    model = ModelLifecycle(
-        options.model_name,
-        options.model_base_path,
-        max_load_retries=options.max_num_load_retries,
-        load_retry_seconds=options.load_retry_interval_micros / 1e6,
-        on_drained=manager.wake,
-    )
-    try:
-        manager.start({model.name: model})
-        if stop.is_set():
-            return
-        server = GrpcServer(manager, options.port, options.threads)
-        server.start()
-        print(f"serving {model.name} version {model.available_versions()[-1]} on {HOST}:{server.port}", flush=True)
-        # A signal may land on any thread; the main one, which runs the handlers, has to wake up to see it.
-        while not stop.wait(SIGNAL_CHECK_SECONDS):
-            pass
-        server.stop(options.shutdown_grace_seconds)
-    finally:
-        manager.close()
+    uvloop.run(Server(options, token).run(stop))
 
 
 def _check_base_path(base_path: str) -> None:
@@ -103,10 +89,22 @@ def _check_port(port: int) -> None:
             raise StartupError(f"port {port} cannot be bound on {HOST}: {error.strerror}") from error
 
 
+def _token(path: str) -> str:
+    if not path:
+        return ""
+    try:
+        token = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"--auth_token_file={path}: {getattr(error, 'strerror', None) or error}") from error
+    if not token:
+        raise StartupError(f"--auth_token_file={path}: empty; expected a token")
+    return token
+
+
 def _log_to_stderr() -> None:
     """Shows the server's own log lines, unless the program that called `serve` has set up logging itself."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("twotower.serving.server").setLevel(logging.INFO)
+    LOGGER.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

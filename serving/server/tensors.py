@@ -117,9 +117,7 @@ def encode_into(proto: tensor_pb2.TensorProto, array: npt.ArrayLike) -> None:
         TypeError: the array's dtype has no field in a `TensorProto`.
     """
     values = np.asarray(array)
-    enum = _ENUM_BY_DTYPE.get(values.dtype)
-    if enum is None:
-        raise TypeError(f"an output of dtype {values.dtype} cannot be sent")
+    enum = dtype_of(values)
     representation = _REPRESENTATIONS[enum]
     proto.dtype = enum
     proto.tensor_shape.SetInParent()  # a scalar's shape is present and has no dimensions
@@ -132,6 +130,18 @@ def encode_into(proto: tensor_pb2.TensorProto, array: npt.ArrayLike) -> None:
         flat = flat.view(_part(flat.dtype))
     # A Python list is several times quicker to copy into a repeated field than a NumPy array.
     getattr(proto, representation.field).extend(flat.tolist())
+
+
+def dtype_of(array: npt.NDArray[Any]) -> int:
+    """The `DataType` of an array.
+
+    Raises:
+        TypeError: it has no field in a `TensorProto`.
+    """
+    enum = _ENUM_BY_DTYPE.get(array.dtype)
+    if enum is None:
+        raise TypeError(f"an output of dtype {array.dtype} cannot be sent")
+    return enum
 
 
 def _part(dtype: np.dtype[Any]) -> np.dtype[Any]:

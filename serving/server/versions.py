@@ -1,13 +1,43 @@
-"""Which versions of a model lie under its base path: every directory with an integer name is one."""
+"""Which versions of a model lie under its base path, and which of them are wanted.
+
+Every directory with an integer name is a version.
+"""
 
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 _VERSION = re.compile(r"-?[0-9]+")
 _INT64 = range(-(2**63), 2**63)
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which versions are to be served.
+
+    Args:
+        kind: the newest few, all, or the named ones.
+        count: of the newest.
+        numbers: the named ones.
+    """
+
+    kind: Literal["latest", "all", "specific"] = "latest"
+    count: int = 1
+    numbers: frozenset[int] = frozenset()
+
+    def wanted(self, present: Iterable[int]) -> list[int]:
+        """Those of the versions present that are to be served, newest first."""
+        newest_first = sorted(present, reverse=True)
+        if self.kind == "all":
+            return newest_first
+        if self.kind == "specific":
+            return [number for number in newest_first if number in self.numbers]
+        return newest_first[: self.count]
 
 
 def version_directories(base_path: str) -> dict[int, str]:

@@ -10,11 +10,13 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
 from twotower.serving.server.errors import ServingError, from_op_error, invalid_argument
+from twotower.serving.server.examples import classify, multi_inference, regress
 from twotower.serving.server.predict import predict
 from twotower.serving.server.servable import Servable
 
 REQUESTS_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
+_REPLAYS = {"classify_log": classify, "regress_log": regress, "multi_inference_log": multi_inference}
 
 
 def warm_up(servable: Servable) -> int:
@@ -50,5 +52,7 @@ def _replay(servable: Servable, record: bytes, path: str) -> None:
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
         predict(servable, log.predict_log.request, timeout_ms=None)
+    elif kind in _REPLAYS:
+        _REPLAYS[kind](servable, getattr(log, kind).request, None)
     elif kind is not None:
         raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")

@@ -208,13 +208,9 @@ class TestContract:
                 rows = [{**row, "item_ids": b"i%d" % n, "item_id": b"i%d" % n} for n, row in enumerate(rows)]
                 signature = served.signatures[name]
                 feeds = filled(composed.signatures[name], rows, 4)
-                outputs = list(signature.outputs)
-                found = served.run(
-                    {signature.inputs[key].name: value.numpy() for key, value in feeds.items()},
-                    [signature.outputs[key].name for key in outputs],
-                    None,
-                )
-                same(dict(zip(outputs, found, strict=True)), composed.ask(name, rows, 4))
+                inputs = {key: value.numpy() for key, value in feeds.items()}
+                found = served.run(signature, inputs, signature.aliases, None)
+                same(dict(zip(signature.aliases, found, strict=True)), composed.ask(name, rows, 4))
         finally:
             served.close()
 

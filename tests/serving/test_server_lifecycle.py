@@ -13,7 +13,7 @@ from server_harness import State, predict_request, save_toy, times, write_warm_u
 from tensorflow_serving.apis import prediction_log_pb2
 
 from twotower.serving.server.errors import ServingError
-from twotower.serving.server.lifecycle import ModelLifecycle
+from twotower.serving.server.lifecycle import LoadOptions, ModelLifecycle
 from twotower.serving.server.predict import predict
 from twotower.serving.server.versions import version_directories
 
@@ -29,7 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Iterator[ModelLifecycle]:
-    model = ModelLifecycle("toy", str(tmp_path), max_load_retries=2, load_retry_seconds=0)
+    model = ModelLifecycle("toy", str(tmp_path), options=LoadOptions(max_retries=2, retry_seconds=0))
     yield model
     model.close()
 
@@ -103,7 +103,7 @@ def test_an_old_version_stays_loaded_until_its_requests_are_done(exported: Path,
     model.refresh()
     assert states(model) == {2: State.AVAILABLE, 1: State.END}
     with pytest.raises(ServingError):
-        old.run({}, ["StatefulPartitionedCall:0"], None)
+        predict(old, times([1.0]), None)
     model.close()
 
 

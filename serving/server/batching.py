@@ -1,0 +1,253 @@
+"""Requests that wait are run together: `--enable_batching`, with TensorFlow Serving's parameters and their meaning.
+
+It pays where a run costs much and a larger batch little more. It does not for small models, and a timeout is paid even
+by a request that is alone.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from twotower.serving.server.errors import ServingError, StartupError, invalid_argument
+from twotower.serving.server.lifecycle import Held
+from twotower.serving.server.servable import Signature
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class BatchingOptions:
+    """`BatchingParameters`, with TensorFlow Serving's defaults.
+
+    Args:
+        max_batch_size: rows of a batch, and of a request.
+        timeout_seconds: how long a request may wait for others.
+        max_enqueued_batches: batches that may wait for a thread.
+        threads: batches run at once.
+        allowed_sizes: sizes to which a batch is filled up with copies of its first row; empty for any.
+        pad: whether rows of different lengths are filled up with zeros or empty strings.
+    """
+
+    max_batch_size: int = 1000
+    timeout_seconds: float = 0.0
+    max_enqueued_batches: int = 10
+    threads: int = 8
+    allowed_sizes: tuple[int, ...] = ()
+    pad: bool = False
+
+
+def batching_options(parameters: Any, threads: int) -> BatchingOptions:
+    """`BatchingParameters` as options.
+
+    Args:
+        parameters: the message.
+        threads: batches run at once, where it does not say.
+
+    Raises:
+        StartupError: a parameter cannot be meant; the field is named.
+    """
+
+    def value(name: str, default: int) -> int:
+        return int(getattr(parameters, name).value) if parameters.HasField(name) else default
+
+    options = BatchingOptions(
+        max_batch_size=value("max_batch_size", 1000),
+        timeout_seconds=value("batch_timeout_micros", 0) / 1e6,
+        max_enqueued_batches=value("max_enqueued_batches", 10),
+        threads=value("num_batch_threads", threads),
+        allowed_sizes=tuple(parameters.allowed_batch_sizes),
+        pad=parameters.pad_variable_length_inputs,
+    )
+    for name, found in (
+        ("max_batch_size", options.max_batch_size),
+        ("max_enqueued_batches", options.max_enqueued_batches),
+        ("num_batch_threads", options.threads),
+    ):
+        if found < 1:
+            raise StartupError(f"batching parameters: {name}: expected 1 or more, found {found}")
+    if options.timeout_seconds < 0:
+        raise StartupError("batching parameters: batch_timeout_micros: expected 0 or more")
+    sizes = options.allowed_sizes
+    if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != options.max_batch_size):
+        raise StartupError(
+            f"batching parameters: allowed_batch_sizes: expected rising sizes that end with {options.max_batch_size}"
+            f" (max_batch_size), found {', '.join(map(str, sizes))}"
+        )
+    return options
+
+
+@dataclass
+class _Task:
+    inputs: Arrays
+    rows: int
+    timeout_ms: int | None
+    done: "asyncio.Future[list[npt.NDArray[Any]]]"
+
+
+@dataclass
+class _Queue:
+    held: Held
+    signature: Signature
+    aliases: Sequence[str]
+    tasks: list[_Task] = field(default_factory=list)
+    rows: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class Batcher:
+    """Gathers requests for one signature of one version; used from one event loop.
+
+    Requests meet in a batch if their scalars are equal and so are the shapes of their rows, or can be padded to be.
+
+    Args:
+        options: how.
+        executor: where batches are run.
+    """
+
+    def __init__(self, options: BatchingOptions, executor: Executor) -> None:
+        self._options = options
+        self._executor = executor
+        self._queues: dict[Any, _Queue] = {}
+        self._ready: list[_Queue] = []
+        self._running = 0
+
+    async def run(
+        self,
+        hold: Callable[[], Held],
+        signature: Signature,
+        inputs: Arrays,
+        aliases: Sequence[str],
+        timeout_ms: int | None,
+    ) -> list[npt.NDArray[Any]]:
+        """The outputs for one request's rows.
+
+        Args:
+            hold: takes hold of the version once more, for as long as the batch takes.
+            signature, inputs, aliases, timeout_ms: as of `Servable.run`.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, more rows than a batch may have; UNAVAILABLE, too many batches wait; or what
+                the run itself failed with.
+        """
+        rows = _rows_of(inputs)
+        if rows > self._options.max_batch_size:
+            raise invalid_argument(
+                f"Task size {rows} is larger than maximum input batch size {self._options.max_batch_size}"
+            )
+        loop = asyncio.get_running_loop()
+        task = _Task(inputs, rows, timeout_ms, loop.create_future())
+        key = (id(signature), tuple(aliases), self._key(inputs))
+        gathering = self._queues.get(key)
+        if gathering is not None and gathering.rows + rows > self._options.max_batch_size:
+            self._close(key)
+            gathering = None
+        if gathering is None:
+            if len(self._ready) + len(self._queues) >= self._options.max_enqueued_batches + self._options.threads:
+                raise ServingError(
+                    grpc.StatusCode.UNAVAILABLE,
+                    "The batch scheduling queue to which this task was submitted is full",
+                )
+            gathering = self._queues[key] = _Queue(hold(), signature, aliases)
+            gathering.timer = loop.call_later(self._options.timeout_seconds, self._close, key)
+        gathering.tasks.append(task)
+        gathering.rows += rows
+        if gathering.rows >= self._options.max_batch_size:
+            self._close(key)
+        return await task.done
+
+    def _key(self, inputs: Arrays) -> tuple[Any, ...]:
+        parts: list[Any] = []
+        for alias, array in inputs.items():
+            if array.ndim == 0:
+                parts.append((alias, array.dtype.str, array.item()))
+            else:
+                parts.append((alias, array.dtype.str, array.ndim if self._options.pad else array.shape[1:]))
+        return tuple(parts)
+
+    def _close(self, key: Any) -> None:
+        queue = self._queues.pop(key, None)
+        if queue is None:
+            return
+        assert queue.timer is not None
+        queue.timer.cancel()
+        self._ready.append(queue)
+        self._start()
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._ready and self._running < self._options.threads:
+            queue = self._ready.pop(0)
+            queue.tasks = [task for task in queue.tasks if not task.done.done()]  # its caller may have gone
+            if not queue.tasks:
+                queue.held.__exit__()
+                continue
+            self._running += 1
+            loop.run_in_executor(self._executor, self._run, queue).add_done_callback(
+                lambda future, queue=queue: self._finished(queue, future)
+            )
+
+    def _run(self, queue: _Queue) -> list[list[npt.NDArray[Any]]]:
+        tasks = queue.tasks
+        joined = {alias: self._joined([task.inputs[alias] for task in tasks]) for alias in tasks[0].inputs}
+        rows = sum(task.rows for task in tasks)
+        padding = next((size for size in self._options.allowed_sizes if size >= rows), rows) - rows
+        if padding:
+            joined = {
+                alias: array if array.ndim == 0 else np.concatenate([array, np.repeat(array[:1], padding, axis=0)])
+                for alias, array in joined.items()
+            }
+        timeouts = [task.timeout_ms for task in tasks]
+        longest = None if None in timeouts else max(timeout for timeout in timeouts if timeout is not None)
+        outputs = queue.held.servable.run(queue.signature, joined, queue.aliases, longest)
+        for output in outputs:
+            if output.ndim == 0 or len(output) != rows + padding:
+                raise ServingError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the"
+                    " input tensors",
+                )
+        ends = np.cumsum([0, *(task.rows for task in tasks)]).tolist()
+        return [[output[ends[i] : ends[i + 1]] for output in outputs] for i in range(len(tasks))]
+
+    def _joined(self, arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        if arrays[0].ndim == 0:
+            return arrays[0]
+        shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
+        return np.concatenate([_padded(array, shape) for array in arrays])
+
+    def _finished(self, queue: _Queue, future: "asyncio.Future[list[list[npt.NDArray[Any]]]]") -> None:
+        self._running -= 1
+        queue.held.__exit__()
+        error = future.exception()
+        for i, task in enumerate(queue.tasks):
+            if task.done.done():
+                continue
+            if error is not None:
+                task.done.set_exception(error)
+            else:
+                task.done.set_result(future.result()[i])
+        self._start()
+
+
+def can_be_batched(inputs: Arrays) -> bool:
+    """Whether the inputs have a first dimension in common, that of the rows; scalars stand beside it."""
+    sizes = {len(array) for array in inputs.values() if array.ndim}
+    return len(sizes) == 1 and 0 not in sizes
+
+
+def _rows_of(inputs: Arrays) -> int:
+    return next(len(array) for array in inputs.values() if array.ndim)
+
+
+def _padded(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    if array.shape[1:] == shape:
+        return array
+    filler = b"" if array.dtype.hasobject else 0
+    widths = [(0, 0), *((0, size - has) for size, has in zip(shape, array.shape[1:], strict=True))]
+    return np.pad(array, widths, constant_values=filler)
