@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -188,9 +189,8 @@ class Batcher:
                 queue.held.__exit__()
                 continue
             self._running += 1
-            loop.run_in_executor(self._executor, self._run, queue).add_done_callback(
-                lambda future, queue=queue: self._finished(queue, future)
-            )
+            running = loop.run_in_executor(self._executor, self._run, queue)
+            running.add_done_callback(partial(self._finished, queue))
 
     def _run(self, queue: _Queue) -> list[list[npt.NDArray[Any]]]:
         tasks = queue.tasks

@@ -43,15 +43,15 @@ def _declared() -> dict[str, Any]:
     )
     for message_name, fields in _MESSAGES.items():
         message = file.message_type.add(name=message_name)
-        for number, (name, kind) in enumerate(fields, start=1):
-            field = message.field.add(name=name, number=number, label=_FieldType.LABEL_OPTIONAL)
-            if kind.startswith("*"):
-                field.label, kind = _FieldType.LABEL_REPEATED, kind[1:]
+        for number, (name, stated) in enumerate(fields, start=1):
+            kind = stated.removeprefix("*")
+            label = _FieldType.LABEL_OPTIONAL if kind == stated else _FieldType.LABEL_REPEATED
+            field = message.field.add(name=name, number=number, label=label)
             if kind.startswith("."):
                 field.type, field.type_name = _FieldType.TYPE_MESSAGE, kind
             else:
                 field.type = _FieldType.Type.Value(f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
+    pool: Any = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
     return {

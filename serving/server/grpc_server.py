@@ -1,6 +1,5 @@
 """The gRPC server: TensorFlow Serving's services, health and reflection, on a port and a Unix socket."""
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -16,8 +15,6 @@ from twotower.serving.server.rpc import Rpcs, Token
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-# How long an open health watch may still hold up a shutdown: it is to hear of it.
-WATCH_SECONDS = 0.5
 
 
 class GrpcServer:
@@ -86,8 +83,5 @@ class GrpcServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Turns NOT_SERVING, refuses new requests, and returns when those in flight are done or the grace is over."""
-        await self._health.enter_graceful_shutdown()
-        stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
-        await asyncio.wait([stopping], timeout=WATCH_SECONDS)
-        self._health.end_watches()
-        await stopping
+        self._health.stop()
+        await self._server.stop(grace_seconds)

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
@@ -58,7 +58,7 @@ class LoadOptions:
         labels_may_wait: whether a label may name a version that is not available.
     """
 
-    session: SessionOptions = SessionOptions()
+    session: SessionOptions = field(default_factory=SessionOptions)
     max_retries: int = 5
     retry_seconds: float = 60.0
     labels_may_wait: bool = False

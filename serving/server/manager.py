@@ -27,7 +27,7 @@ class ModelConfig:
 
     name: str
     base_path: str
-    policy: VersionPolicy = VersionPolicy()
+    policy: VersionPolicy = field(default_factory=VersionPolicy)
     labels: Mapping[str, int] = field(default_factory=dict)
 
 

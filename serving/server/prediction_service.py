@@ -69,7 +69,7 @@ class PredictionService:
             response = response_of(servable, call.signature, call.aliases, outputs)
             if log is not None:
                 self._core.log.add(log, servable.name, servable.version, "predict_log", request, response)
-            return response.SerializeToString()
+            return bytes(response.SerializeToString())
 
         return await self._core.predict(spec, size, deadline, prepare, finish)
 

@@ -295,13 +295,15 @@ def _example(given: Any) -> tf.train.Example:
 
 
 def _add_to_feature(feature: tf.train.Feature, name: str, value: Any) -> None:
+    kind: str
+    converted: bytes | int | float
     if isinstance(value, dict) and _is_base64(value):
         kind, converted = "bytes_list", _from_base64(value)
     elif isinstance(value, str):
         kind, converted = "bytes_list", value.encode()
     elif isinstance(value, int):
         kind, converted = "int64_list", int(value)
-        if converted not in _INT64:
+        if value not in _INT64:
             raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
     elif isinstance(value, float):
         kind, converted = "float_list", value
@@ -359,6 +361,7 @@ def error_body(message: str) -> bytes:
 
 
 def _plain(array: npt.NDArray[Any], as_bytes: bool) -> Any:
+    flat: list[Any]
     if array.dtype.hasobject:
         convert = _to_base64 if as_bytes else _text
         flat = [convert(value) for value in array.ravel().tolist()]

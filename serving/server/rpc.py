@@ -18,6 +18,11 @@ Answer = Callable[[Any, int, float | None], Awaitable[bytes]]
 _PREFIX = "Bearer "
 
 
+def unreadable() -> ServingError:
+    """The error of bytes that are not the message they should be."""
+    return ServingError(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+
+
 class Token:
     """The bearer token that a request must carry.
 
@@ -85,7 +90,7 @@ class Rpcs:
                 try:
                     request = request_type.FromString(data)
                 except DecodeError as error:
-                    raise ServingError(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from error
+                    raise unreadable() from error
                 if model_of is not None:
                     model = model_of(request)
                 remaining = context.time_remaining()
@@ -94,6 +99,9 @@ class Rpcs:
             except ServingError as error:
                 status = error.code.name
                 failure = error
+            except UnicodeDecodeError:  # the parser looks at a string only when it is used
+                status = "INTERNAL"
+                failure = unreadable()
             except Exception as error:
                 LOGGER.exception("a request failed inside the server")
                 status = "INTERNAL"

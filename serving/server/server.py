@@ -88,7 +88,8 @@ class Server:
         try:
             first_load = loop.run_in_executor(self._admin, self._configure, self._config)
             waiting = asyncio.ensure_future(stopping.wait())
-            await asyncio.wait([first_load, waiting], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [first_load, waiting]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if stopping.is_set():
                 return
             try:
@@ -146,7 +147,6 @@ class Server:
 
     async def _reload(self, config: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._admin, self._configure, config)
-        self._config = config
 
     async def _poll_config(self) -> None:
         while True:

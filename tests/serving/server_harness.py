@@ -97,6 +97,39 @@ def save_toy(base_path: Path, version: int, warm_up: Iterable[predict_pb2.Predic
     return staging.rename(base_path / str(version))
 
 
+def save_examples(base_path: Path, version: int) -> Path:
+    """Publishes a TF1 model that parses `tf.train.Example`s: classes and scores, and a regression, of feature `x`."""
+    path = base_path / str(version)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        serialized = tf.compat.v1.placeholder(tf.string, [None], "serialized")
+        x = tf.io.parse_example(serialized, {"x": tf.io.FixedLenFeature([1], tf.float32, 0.0)})["x"]
+        scores = tf.concat([x, version - x], axis=1)
+        classes = tf.tile(tf.constant([["yes", "no"]]), [tf.shape(x)[0], 1])
+        weight = tf.compat.v1.get_variable("weight", initializer=float(version))
+        v1 = tf.compat.v1.saved_model
+        given = {"inputs": v1.build_tensor_info(serialized)}
+
+        def signature(method: str, outputs: dict[str, Any]) -> Any:
+            infos = {alias: v1.build_tensor_info(tensor) for alias, tensor in outputs.items()}
+            return v1.build_signature_def(given, infos, f"tensorflow/serving/{method}")
+
+        session.run(tf.compat.v1.global_variables_initializer())
+        builder = v1.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={
+                "serving_default": signature("classify", {"classes": classes, "scores": scores}),
+                "scores_only": signature("classify", {"scores": scores}),
+                "regress": signature("regress", {"outputs": weight * x}),
+                "wide_regress": signature("regress", {"outputs": scores}),
+                "no_classes": signature("classify", {"other": scores}),
+            },
+        )
+        builder.save()
+    return path
+
+
 def write_warm_up(directory: Path, records: Iterable[bytes]) -> None:
     path = directory / WARM_UP_FILE
     path.parent.mkdir(exist_ok=True)
@@ -138,9 +171,14 @@ def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
 class ServerProcess:
     """`python -m twotower.serving.server.main` on a free port, killed when the context ends."""
 
-    def __init__(self, base_path: Path, *flags: str, port: int = 0) -> None:
-        command = [sys.executable, "-m", "twotower.serving.server.main", f"--model_base_path={base_path}"]
-        command += ["--model_name=toy", f"--port={port}", "--file_system_poll_wait_seconds=0.1", *flags]
+    def __init__(
+        self, base_path: Path | None, *flags: str, port: int = 0, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        command = [sys.executable, "-m", "twotower.serving.server.main", f"--port={port}"]
+        if base_path is not None:
+            command += [f"--model_base_path={base_path}", "--model_name=toy"]
+        command += ["--file_system_poll_wait_seconds=0.1", *flags]
+        self._credentials = credentials
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self._drain = threading.Thread(target=self._read_log)
@@ -152,16 +190,21 @@ class ServerProcess:
         killer.start()
         self.ready_line = self.process.stdout.readline().strip()
         killer.cancel()
-        found = re.fullmatch(r"serving toy version (\d+) on 0\.0\.0\.0:(\d+)", self.ready_line)
+        found = re.fullmatch(r"serving (?:toy version (\d+)|.*) on 0\.0\.0\.0:(\d+)", self.ready_line)
         if found is None:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"the server did not start: {self.ready_line!r}, {self.log}")
-        self.version, self.port = int(found[1]), int(found[2])
+        self.version, self.port = int(found[1] or 0), int(found[2])
         # One retry policy for all would hide refused requests, so the channel has none.
-        self.channel = grpc.insecure_channel(
-            f"localhost:{self.port}", options=[("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+        target, options = (
+            f"localhost:{self.port}",
+            [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)],
         )
+        if self._credentials is None:
+            self.channel = grpc.insecure_channel(target, options=options)
+        else:
+            self.channel = grpc.secure_channel(target, self._credentials, options=options)
         self.predict = prediction_service_pb2_grpc.PredictionServiceStub(self.channel).Predict
         return self
 
@@ -190,11 +233,11 @@ class ServerProcess:
     def multiply(self, x: list[float], **kwargs: Any) -> list[float]:
         return list(self.predict(times(x, **kwargs), timeout=10).outputs["y"].float_val)
 
-    def states(self) -> dict[int, int]:
-        return {entry.version: entry.state for entry in self.statuses()}
+    def states(self, model: str = "toy") -> dict[int, int]:
+        return {entry.version: entry.state for entry in self.statuses(model)}
 
-    def statuses(self) -> list[Any]:
-        request = get_model_status_pb2.GetModelStatusRequest(model_spec=model_pb2.ModelSpec(name="toy"))
+    def statuses(self, model: str = "toy") -> list[Any]:
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=model_pb2.ModelSpec(name=model))
         reply = model_service_pb2_grpc.ModelServiceStub(self.channel).GetModelStatus(request, timeout=10)
         return list(reply.model_version_status)
 

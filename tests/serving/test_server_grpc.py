@@ -11,10 +11,8 @@ from grpc_health.v1 import health_pb2
 from server_harness import ServerProcess, State, predict_request, save_toy, times
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    model_management_pb2,
     model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -241,13 +239,3 @@ def test_a_wrong_status_request_is_refused(
 
 def test_the_health_service_says_serving(server: ServerProcess) -> None:
     assert server.health() == health_pb2.HealthCheckResponse.SERVING
-
-
-def test_what_is_not_there_yet_is_unimplemented(prediction: Any, model: Any) -> None:
-    for method, request in (
-        (prediction.Classify, classification_pb2.ClassificationRequest()),
-        (model.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
-    ):
-        with pytest.raises(grpc.RpcError) as raised:
-            method(request, timeout=10)
-        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
