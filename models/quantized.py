@@ -52,6 +52,13 @@ class VectorTable(tf.Module):
         """Dot products of queries [b, dim] with every row, [b, size]."""
         raise NotImplementedError
 
+    def range_products(self, start: tf.Tensor, limit: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+        """Dot products of the rows from ``start`` to before ``limit``, both [1] int32, with queries: [rows, b].
+
+        Neighbours are read where they lie; only quantised ones become floats first.
+        """
+        raise NotImplementedError
+
     def sums(self, rows: tf.RaggedTensor) -> tf.Tensor:
         """The sum of each list's vectors, for lists [b, (rows)]: [b, dim]."""
         found = self(rows.flat_values)
@@ -81,6 +88,10 @@ class Float32Table(VectorTable):
     def products(self, queries: tf.Tensor) -> tf.Tensor:
         """See ``VectorTable.products``."""
         return tf.matmul(queries, self._vectors.read_value(), transpose_b=True)
+
+    def range_products(self, start: tf.Tensor, limit: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+        """See ``VectorTable.range_products``."""
+        return tf.matmul(tf.strided_slice(self._vectors.read_value(), start, limit), queries, transpose_b=True)
 
 
 class QuantizedTable(VectorTable):
@@ -112,19 +123,22 @@ class QuantizedTable(VectorTable):
 
     def products(self, queries: tf.Tensor) -> tf.Tensor:
         """See ``VectorTable.products``; a block of rows becomes floats at a time."""
-        numbers, scales = self._numbers.read_value(), tf.cast(self._rows.read_value(), tf.float32)
-        scaled = queries * self._columns
         block = max(1, BLOCK_FLOATS // self.dim)
         blocks = -(-self.size // block)
 
         def multiply(i: tf.Tensor, products: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            rows = slice(i * block, (i + 1) * block)
-            found = tf.matmul(self._floats(numbers[rows]), scaled, transpose_b=True) * scales[rows, tf.newaxis]
-            return i + 1, products.write(i, found)
+            start = i[tf.newaxis] * block
+            return i + 1, products.write(i, self.range_products(start, start + block, queries))
 
         found = tf.TensorArray(tf.float32, blocks, infer_shape=False, element_shape=[None, None])
         _, found = tf.while_loop(lambda i, _: i < blocks, multiply, (tf.constant(0), found), parallel_iterations=1)
         return tf.transpose(found.concat())
+
+    def range_products(self, start: tf.Tensor, limit: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+        """See ``VectorTable.range_products``."""
+        numbers, scales = (tf.strided_slice(v.read_value(), start, limit) for v in (self._numbers, self._rows))
+        found = tf.matmul(self._floats(numbers), queries * self._columns, transpose_b=True)
+        return found * tf.cast(scales, tf.float32)[:, tf.newaxis]
 
     def _floats(self, numbers: tf.Tensor) -> tf.Tensor:
         """Stored numbers [..., bytes] as float32 [..., dim]."""

@@ -54,8 +54,10 @@ def BuildIndex(  # noqa: N802 (a component's name)
             exact_below=whole.serving.exact_below,
             precision=whole.serving.embeddings,
         )
-        _, found = built.search(tf.constant(queries), tf.constant(k))
+        # As a graph: op by op, many queries take the portable index long.
+        export = IndexExport(built)
+        _, found = export.search(tf.constant(queries), tf.constant(k))
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(truth, found.numpy(), strict=True))
         progress.info(f"{kind} index of {len(catalogue):,} items, recall@{k} {hits / truth.size:.4f}")
         options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
-        tf.saved_model.save(IndexExport(built), str(Path(index.uri, kind)), options=options)
+        tf.saved_model.save(export, str(Path(index.uri, kind)), options=options)

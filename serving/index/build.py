@@ -28,7 +28,8 @@ def build_index(
 ) -> Index:
     """Builds an index over the rows of a matrix.
 
-    The approximate kinds choose their leaves from n and tune, at build time, how many of them a search probes until
+    The approximate kinds choose their leaves from n (the portable one makes finer ones where that pays) and tune, at
+    build time, how many of them a search probes until
     recall@100 (and @1,000 and @10,000, up to n / 10) is as wanted; for a larger k they probe every leaf. Vectors
     without clusters (an isotropic Gaussian) cost most leaves then, not recall.
 

@@ -12,11 +12,12 @@ from twotower.serving.index.base import FloatMatrix
 ROWS_PER_LEAF = 64  # training rows for each leaf, at least
 MIN_TRAINING_ROWS = 100_000
 BLOCK_ELEMENTS = 1 << 24
+SMALLEST_SHARE = 1 / 8  # of the mean leaf: what is smaller costs a centroid and holds too few rows to fill a list
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Rows grouped by their nearest centroid, no leaf empty.
+    """Rows grouped by their nearest centroid, no leaf empty or much smaller than the others.
 
     Attributes:
       centroids: [leaves, dim] float32, the mean of each leaf's rows.
@@ -43,7 +44,12 @@ def partition(embeddings: FloatMatrix, leaves: int, seed: int) -> Partition:
     )
     with threadpool_limits(1):
         kmeans.fit(sample)
-    leaf = nearest(embeddings, np.asarray(kmeans.cluster_centers_, np.float32))
+    centroids = np.asarray(kmeans.cluster_centers_, np.float32)
+    leaf = nearest(embeddings, centroids)
+    kept = np.bincount(leaf, minlength=leaves) >= max(1.0, SMALLEST_SHARE * len(embeddings) / leaves)
+    moved = np.flatnonzero(~kept[leaf])
+    if len(moved):
+        leaf[moved] = np.flatnonzero(kept)[nearest(embeddings[moved], centroids[kept])]
     order = np.argsort(leaf, kind="stable").astype(np.int32)
     sizes = np.bincount(leaf)
     sizes = sizes[sizes > 0]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from twotower.features.section import Precision
 from twotower.serving.index.base import FloatMatrix
 from twotower.serving.index.exact import ExactIndex
 
@@ -33,21 +34,20 @@ class Probing:
 
     Attributes:
       ks: the tuned k, increasing.
-      leaves: for each of them, the leaves that reach the wanted recall; non-decreasing.
-      reach: [all leaves] int32; entry i is the number of rows that any i + 1 leaves hold at least.
+      leaves: for each of them, the leaves that reach the wanted recall, and hold k rows whichever they are;
+        non-decreasing.
+      least: leaves that hold the smallest tuned k, whichever they are.
+      all_leaves: how many there are.
     """
 
     ks: tuple[int, ...]
     leaves: tuple[int, ...]
-    reach: npt.NDArray[np.int32]
+    least: int
+    all_leaves: int
 
     def leaves_for(self, k: tf.Tensor) -> tf.Tensor:
-        """Leaves to search for k rows, [] int32: as tuned, and never too few to hold k rows.
-
-        Above the largest tuned k every leaf is searched.
-        """
-        tuned = tf.gather([*self.leaves, len(self.reach)], tf.searchsorted(list(self.ks), k[tf.newaxis])[0])
-        return tf.maximum(tuned, tf.searchsorted(self.reach, k[tf.newaxis])[0] + 1)
+        """Leaves to search for k rows, [] int32; above the largest tuned k every leaf is searched."""
+        return tf.gather([*self.leaves, self.all_leaves], tf.searchsorted(list(self.ks), k[tf.newaxis])[0])
 
 
 def tune(leaf_sizes: npt.NDArray[np.int64], recall_of: Callable[[int, int], float], wanted: float) -> Probing:
@@ -55,15 +55,20 @@ def tune(leaf_sizes: npt.NDArray[np.int64], recall_of: Callable[[int, int], floa
 
     Args:
       leaf_sizes: [leaves] rows in each leaf.
-      recall_of: (k, leaves searched) -> recall@k, rising with the number of leaves.
+      recall_of: (k, leaves searched) -> recall@k, rising with the number of leaves; asked for as many leaves as hold
+        k rows.
       wanted: recall in (0, 1].
     """
     ks = tuned_ks(int(leaf_sizes.sum()))
+    held = np.cumsum(np.sort(leaf_sizes))
+    # The smallest k may be larger than the catalogue.
+    enough = [min(int(np.searchsorted(held, k)) + 1, len(held)) for k in ks]
     leaves: list[int] = []
-    for k in ks:
-        rungs = [n for n in ladder(len(leaf_sizes)) if n >= max(leaves, default=1)]
+    for k, least in zip(ks, enough, strict=True):
+        first = max([least, *leaves])
+        rungs = [first, *(n for n in ladder(len(held)) if n > first)]
         leaves.append(fewest(rungs, lambda n, k=k: recall_of(k, n), wanted))  # type: ignore[misc]
-    return Probing(ks, tuple(leaves), np.cumsum(np.sort(leaf_sizes)).astype(np.int32))
+    return Probing(ks, tuple(leaves), enough[0], len(held))
 
 
 def ladder(limit: int) -> list[int]:
@@ -87,10 +92,13 @@ def fewest(rungs: Sequence[int], recall_of: Callable[[int], float], wanted: floa
     return rungs[low]
 
 
-def true_rows(embeddings: FloatMatrix, queries: FloatMatrix) -> dict[int, npt.NDArray[np.int32]]:
-    """For each tuned k, the rows [m, k] with the largest dot products."""
-    exact = ExactIndex(embeddings)
-    return {k: exact.search(queries, k)[1].numpy() for k in tuned_ks(len(embeddings))}
+def true_rows(
+    embeddings: FloatMatrix, queries: FloatMatrix, precision: Precision = "float32"
+) -> dict[int, npt.NDArray[np.int32]]:
+    """For each tuned k, the rows [m, k] with the largest dot products, of the embeddings as they are stored."""
+    ks = tuned_ks(len(embeddings))
+    rows = ExactIndex(embeddings, precision).search(queries, ks[-1])[1].numpy()
+    return {k: rows[:, :k] for k in ks}
 
 
 def recall(found: npt.NDArray[np.integer[Any]], truth: npt.NDArray[np.integer[Any]]) -> float:

@@ -50,10 +50,10 @@ class ScannIndex(Index):
             return recall(found.numpy(), truth[k])
 
         leaf_sizes = np.bincount(self._state.datapoint_to_token.numpy(), minlength=num_leaves(self.size))
-        self._probing = tune(leaf_sizes, lambda k, leaves: recall_of(k, leaves, GENEROUS_REORDER), wanted)
+        self.probing = tune(leaf_sizes, lambda k, leaves: recall_of(k, leaves, GENEROUS_REORDER), wanted)
         self._reorder = max(
             fewest(range(1, GENEROUS_REORDER + 1), lambda r, k=k, n=n: recall_of(k, n, r), wanted)  # type: ignore[misc]
-            for k, n in zip(self._probing.ks, self._probing.leaves, strict=True)
+            for k, n in zip(self.probing.ks, self.probing.leaves, strict=True)
         )
 
     def embeddings(self, rows: tf.Tensor) -> tf.Tensor:
@@ -63,8 +63,8 @@ class ScannIndex(Index):
         return gather(self._state.dataset, rows)
 
     def _search(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        reorder = tf.minimum(self.size, self._reorder * tf.maximum(k, self._probing.ks[0]))
-        return self._probe(queries, k, self._probing.leaves_for(k), reorder)
+        reorder = tf.minimum(self.size, self._reorder * tf.maximum(k, self.probing.ks[0]))
+        return self._probe(queries, k, self.probing.leaves_for(k), reorder)
 
     def _probe(
         self, queries: tf.Tensor, k: tf.Tensor, leaves: tf.Tensor, reorder: tf.Tensor

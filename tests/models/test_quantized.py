@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from twotower.features.section import Precision
 from twotower.models.quantized import QuantizedTable, VectorTable, stored
 
 Small = Literal["int8", "int4"]
@@ -106,3 +107,11 @@ def test_few_bytes_on_disk(precision: Small, smaller: float, tmp_path: Path) -> 
     reader = tf.train.load_checkpoint(str(tmp_path / "variables" / "variables"))
     saved = {reader.get_variable_to_dtype_map()[name] for name in reader.get_variable_to_shape_map()}
     assert {tf.int8 if precision == "int8" else tf.uint8, tf.float16, tf.float32} <= saved
+
+
+@pytest.mark.parametrize("precision", ["float32", *SMALL])
+@pytest.mark.parametrize(("start", "limit"), [(0, 300), (17, 18), (40, 40), (297, 300)])
+def test_products_of_a_range_of_rows(precision: Precision, start: int, limit: int) -> None:
+    table, queries = stored(vectors(), precision), vectors(2, seed=1)
+    found = table.range_products(tf.constant([start]), tf.constant([limit]), queries)
+    np.testing.assert_allclose(found, table.values()[start:limit] @ queries.T, rtol=1e-4, atol=1e-2)

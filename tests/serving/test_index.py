@@ -13,6 +13,7 @@ from twotower.serving.index import Index, build_index
 from twotower.serving.index.base import FloatMatrix
 from twotower.serving.index.build import Kind
 from twotower.serving.index.exact import ExactIndex
+from twotower.serving.index.export import IndexExport
 from twotower.serving.index.portable import PortableIndex
 from twotower.serving.index.probing import recall
 from twotower.serving.index.scann import ScannIndex
@@ -40,6 +41,12 @@ def vectors() -> FloatMatrix:
 @pytest.fixture(scope="module")
 def indexes(vectors: FloatMatrix) -> dict[Kind, Index]:
     return {kind: build_index(vectors, kind, seed=7) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def exports(indexes: dict[Kind, Index]) -> dict[Kind, IndexExport]:
+    """The indexes as graphs."""
+    return {kind: IndexExport(index) for kind, index in indexes.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,10 +109,10 @@ def test_exact_search_of_several_blocks_equals_numpy(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", ["scann", "portable"])
 @pytest.mark.parametrize("k", [100, 1_000])
-def test_recall_on_unseen_queries(indexes: dict[Kind, Index], kind: Kind, k: int) -> None:
+def test_recall_on_unseen_queries(exports: dict[Kind, IndexExport], kind: Kind, k: int) -> None:
     queries = clustered(200, 32, draw=2)
-    truth = indexes["exact"].search(queries, k)[1].numpy()
-    assert recall(indexes[kind].search(queries, k)[1].numpy(), truth) >= 0.95
+    truth = exports["exact"].search(queries, k)[1].numpy()
+    assert recall(exports[kind].search(queries, k)[1].numpy(), truth) >= 0.95
 
 
 def test_wider_search_is_tuned_for_vectors_without_clusters() -> None:
@@ -115,16 +122,16 @@ def test_wider_search_is_tuned_for_vectors_without_clusters() -> None:
     truth = build_index(vectors, "exact", seed=0).search(queries, 100)[1].numpy()
     for kind in KINDS[1:]:
         index = build_index(vectors, kind, seed=0, queries=rng.normal(size=(256, 16)).astype(np.float32))
-        assert recall(index.search(queries, 100)[1].numpy(), truth) >= 0.95
+        assert recall(IndexExport(index).search(queries, 100)[1].numpy(), truth) >= 0.95
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 100, 3_000, 50_010])
 def test_lists_are_full_distinct_sorted_and_exactly_scored(
-    indexes: dict[Kind, Index], vectors: FloatMatrix, kind: Kind, k: int
+    exports: dict[Kind, IndexExport], vectors: FloatMatrix, kind: Kind, k: int
 ) -> None:
     queries = clustered(8, 32, draw=3)
-    scores, rows = (t.numpy() for t in indexes[kind].search(queries, k))
+    scores, rows = (t.numpy() for t in exports[kind].search(queries, k))
     found = min(k, len(vectors))
     assert (rows[:, :found] >= 0).all()
     assert (rows[:, found:] == -1).all()
@@ -135,11 +142,11 @@ def test_lists_are_full_distinct_sorted_and_exactly_scored(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_query_and_its_batch_agree(indexes: dict[Kind, Index], kind: Kind) -> None:
+def test_one_query_and_its_batch_agree(exports: dict[Kind, IndexExport], kind: Kind) -> None:
     queries = clustered(64, 32, draw=4)
-    together, rows = indexes[kind].search(queries, 50)
+    together, rows = exports[kind].search(queries, 50)
     for i in (0, 31, 63):
-        alone, row = indexes[kind].search(queries[i : i + 1], 50)
+        alone, row = exports[kind].search(queries[i : i + 1], 50)
         np.testing.assert_array_equal(row[0], rows[i])
         np.testing.assert_allclose(alone[0], together[i], rtol=1e-5)
 
