@@ -64,6 +64,9 @@ setup(
             # Regenerates serving/client/twotower_client/wire_pb2.py.
             "grpcio-tools>=1.60,<1.66",
             "hypothesis>=6",
+            # Kubernetes' and Compose's own schemas, offline, for serving/deploy.
+            "kubernetes-validate>=1.36",
+            "compose-spec>=0.2.1",
             "mypy>=1.10",
             "pytest>=8",
             "pytest-xdist>=3",
