@@ -20,7 +20,16 @@ def test_import_loads_neither_tensorflow_nor_numpy() -> None:
     program = "import sys, json, twotower_client; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     loaded = set(json.loads(in_new_process(program)))
     assert {"twotower_client", "grpc"} <= loaded
-    assert not loaded & {"numpy", "tensorflow", "tensorflow_serving", "tf_keras", "keras", "twotower", "pandas", "pyarrow"}
+    assert not loaded & {
+        "numpy",
+        "tensorflow",
+        "tensorflow_serving",
+        "tf_keras",
+        "keras",
+        "twotower",
+        "pandas",
+        "pyarrow",
+    }
 
 
 def test_import_takes_less_than_300_ms() -> None:
