@@ -38,7 +38,7 @@ def unix_seconds(value: Time, what: str) -> int:
         raise InvalidRequestError(f"{what}: expected unix seconds or a datetime, found {value!r}")
     if abs(seconds) > _MAX_SECONDS:
         raise InvalidRequestError(f"{what}: {value} is too large for unix seconds; are these milliseconds?")
-    return floor(seconds)
+    return int(floor(seconds))
 
 
 def id_list(ids: Sequence[str], what: str) -> list[bytes]:
