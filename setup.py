@@ -28,7 +28,7 @@ setup(
     package_data={"": ["py.typed"], "twotower.pipeline": ["report.html.j2"]},
     # After a change here: `make lock`, which resolves all of this into requirements.lock.
     install_requires=[
-        "twotower-client==0.1.0",
+        "twotower-client[embeddings]==0.1.0",
         "apache-beam[gcp]==2.61.0",
         "grpcio>=1.60,<1.66",
         "grpcio-health-checking>=1.60,<1.66",

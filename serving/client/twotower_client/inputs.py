@@ -38,7 +38,8 @@ def unix_seconds(value: Time, what: str) -> int:
         raise InvalidRequestError(f"{what}: expected unix seconds or a datetime, found {value!r}")
     if abs(seconds) > _MAX_SECONDS:
         raise InvalidRequestError(f"{what}: {value} is too large for unix seconds; are these milliseconds?")
-    return int(floor(seconds))
+    whole: int = floor(seconds)
+    return whole
 
 
 def id_list(ids: Sequence[str], what: str) -> list[bytes]:
@@ -132,6 +133,8 @@ def _event(event: tuple[str, Time], position: int) -> tuple[str, int]:
         item_id, time = event
     except (TypeError, ValueError):
         raise InvalidRequestError(f"history[{position}]: expected (item_id, time), found {event!r}") from None
+    if type(time) is int and abs(time) <= _MAX_SECONDS:  # nearly always, and histories are long
+        return item_id, time
     return item_id, unix_seconds(time, f"history[{position}]")
 
 
