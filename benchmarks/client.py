@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import resource
 import statistics
 import subprocess
 import sys
@@ -178,15 +179,17 @@ def gzip() -> None:
 
 def sizes() -> None:
     """Import time, and bytes of the wheel and of what it installs with."""
-    times = []
+    programs: dict[str, list[tuple[float, float]]] = {"import twotower_client": [], "": []}
     for _ in range(10):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import twotower_client"], check=True)
-        times.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", ""], check=True)
-        times[-1] -= time.perf_counter() - start
-    print(f"import twotower_client: median {statistics.median(times):.3f} s, best {min(times):.3f} s")
+        for program, times in programs.items():
+            start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", program], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            times.append((time.perf_counter() - start, used))
+    medians = [[statistics.median(column) for column in zip(*times, strict=True)] for times in programs.values()]
+    wall, processor = (ours - bare for ours, bare in zip(*medians, strict=True))
+    print(f"import twotower_client: {wall:.3f} s, {processor:.3f} s of processor time")
     source = Path(__file__).parents[1] / "serving" / "client"
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]

@@ -1,4 +1,4 @@
-"""Thin gRPC client of the twotower recommender."""
+"""Thin gRPC client of the twotower recommender, blocking and for asyncio."""
 
 from .async_recommender import AsyncRecommender
 from .channel import tls_credentials
