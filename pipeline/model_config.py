@@ -152,7 +152,7 @@ def rollback(model: model_server_config_pb2.ModelConfig) -> None:
         raise InputError(f"found no label {PREVIOUS!r} to go back to; promote sets it")
     bad, labels[STABLE] = labels.get(STABLE), labels[PREVIOUS]
     del labels[PREVIOUS]
-    if labels.get(CANARY) == bad:
+    if labels.get(CANARY) in (bad, labels[STABLE]):
         del labels[CANARY]
 
 
