@@ -28,7 +28,7 @@ setup(
     package_data={"": ["py.typed"], "twotower.pipeline": ["report.html.j2"]},
     # After a change here: `make lock`, which resolves all of this into requirements.lock.
     install_requires=[
-        "twotower-client==0.1.0",
+        "twotower-client[embeddings]==0.1.0",
         "aiohttp>=3.9",
         "apache-beam[gcp]==2.61.0",
         "grpcio>=1.60,<1.66",
@@ -67,6 +67,9 @@ setup(
             # Regenerates serving/client/twotower_client/wire_pb2.py.
             "grpcio-tools>=1.60,<1.66",
             "hypothesis>=6",
+            # Kubernetes' and Compose's own schemas, offline, for serving/deploy.
+            "kubernetes-validate>=1.36",
+            "compose-spec>=0.2.1",
             "mypy>=1.10",
             "pytest>=8",
             "pytest-xdist>=3",

@@ -1,4 +1,4 @@
-"""The command line: ``twotower run | serve | recommend | similar | doctor``."""
+"""The command line: ``twotower run | serve | recommend | similar | canary | promote | rollback | doctor``."""
 
 from __future__ import annotations
 
@@ -84,6 +84,39 @@ def parser() -> argparse.ArgumentParser:
         asks.add_argument("--server", default="localhost:8500", help="host:port (default: localhost:8500)")
         asks.add_argument("--model-name", default="recommender", help="name on the server (default: recommender)")
 
+    canary = commands.add_parser(
+        "canary",
+        help="put a version on trial under the label canary",
+        description="Put a version under the label canary in a model config file, and load it beside the stable one.",
+        epilog="example:\n  twotower canary --config serving/deploy/models.config --version 1795453598",
+        formatter_class=RAW,
+    )
+    canary.add_argument("--version", type=int, required=True, help="the version's number")
+    canary.set_defaults(command=_canary)
+
+    promote = commands.add_parser(
+        "promote",
+        help="make the canary the stable version",
+        description="Point the label stable at the canary's version, and the label previous at what was stable.",
+        epilog="example:\n  twotower promote --config serving/deploy/models.config --model recommender",
+        formatter_class=RAW,
+    )
+    promote.add_argument("--version", type=int, help="the version's number, instead of the canary's")
+    promote.set_defaults(command=_promote)
+
+    rollback = commands.add_parser(
+        "rollback",
+        help="make the previous version the stable one again",
+        description="Point the label stable back at what it named before the last promote.",
+        epilog="example:\n  twotower rollback --config serving/deploy/models.config --model recommender",
+        formatter_class=RAW,
+    )
+    rollback.set_defaults(command=_rollback)
+    for moves in (canary, promote, rollback):
+        moves.add_argument("--config", type=Path, required=True, help="the model config file, a text ModelServerConfig")
+        moves.add_argument("--model", default="recommender", help="name in the file (default: recommender)")
+        moves.add_argument("--server", nargs="+", default=[], metavar="HOST:PORT", help="running servers to tell too")
+
     doctor = commands.add_parser(
         "doctor",
         help="check versions, ScaNN's ops, Python and disk",
@@ -123,6 +156,24 @@ def _similar(options: argparse.Namespace) -> int:
     from twotower.pipeline import ask
 
     return ask.similar(options.server, options.model_name, options.out, options.item, options.k)
+
+
+def _canary(options: argparse.Namespace) -> int:
+    from twotower.pipeline import rollout
+
+    return rollout.canary(options.config, options.model, options.version, options.server)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from twotower.pipeline import rollout
+
+    return rollout.promote(options.config, options.model, options.version, options.server)
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from twotower.pipeline import rollout
+
+    return rollout.rollback(options.config, options.model, options.server)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -17,13 +17,15 @@ DOCUMENTS = (
     "docs/your-data.md",
     "docs/evaluation.md",
     "docs/serving.md",
+    "docs/callers.md",
+    "docs/rollout.md",
     "benchmarks/README.md",
     "serving/client/README.md",
 )
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # What commands make; a fresh clone has none of it.
 MADE = re.compile(r"(\.venv|build|out|examples/\w+/data)(/|$)")
-SOURCE_NAME = re.compile(r"Makefile|[\w-]+\.(py|sh|toml|lock|proto|j2|md)")
+SOURCE_NAME = re.compile(r"Makefile|[\w-]+\.(py|sh|toml|lock|proto|j2|md|config|yaml)")
 
 
 @pytest.fixture(scope="module", params=DOCUMENTS)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = ("features", "models", "serving", "pipeline")
 CLIENT, SERVER = ROOT / "serving" / "client", ROOT / "serving" / "server"
-# What serving/client/setup.py requires, by the name that it is imported as.
+# What serving/client/setup.py requires, its extra included, by the name that it is imported as.
 CLIENT_NEEDS = {"grpc", "numpy", "google.protobuf"}
 # What is too heavy for a machine that only serves.
 TRAINING = {

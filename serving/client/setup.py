@@ -13,6 +13,8 @@ setup(
     python_requires=">=3.10",
     packages=["twotower_client"],
     package_data={"twotower_client": ["py.typed", "*.proto", "*.pyi"]},
-    install_requires=["grpcio>=1.60", "numpy>=1.24", "protobuf>=4.25"],
+    install_requires=["grpcio>=1.60", "protobuf>=4.25"],
+    # numpy is four fifths of an installation with it, and only the two embed calls give arrays.
+    extras_require={"embeddings": ["numpy>=1.24"]},
     zip_safe=False,
 )

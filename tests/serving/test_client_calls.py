@@ -3,15 +3,19 @@
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
+from in_loop import Connect, InLoop
+from scripted_server import LISTS, ScriptedServer
+from wire_arrays import decode, encode
 
 from twotower_client import (
+    AsyncRecommender,
+    AuthenticationError,
     ClientClosedError,
     DeadlineExceededError,
     InvalidRequestError,
@@ -24,120 +28,6 @@ from twotower_client import (
     UnknownFeatureError,
 )
 from twotower_client import wire_pb2 as wire
-from twotower_client.tensors import decode, encode
-
-Inputs = dict[str, tuple[int, tuple[int, ...]]]
-QUERY: Inputs = {
-    "user_id": (wire.DT_STRING, (-1,)),
-    "user_age": (wire.DT_STRING, (-1,)),
-    "history_item_ids": (wire.DT_STRING, (-1, -1)),
-    "history_times": (wire.DT_INT64, (-1, -1)),
-    "time": (wire.DT_INT64, (-1,)),
-}
-LISTS: Inputs = {**QUERY, "exclude_item_ids": (wire.DT_STRING, (-1, -1)), "k": (wire.DT_INT32, ())}
-
-
-class ScriptedServer:
-    """Speaks the three methods; answers every recommend with one item named after the user. Counts attempts."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.version = 1
-        self.signatures: dict[str, Inputs] = {"recommend": LISTS, "embed_query": QUERY}
-        self.attempts: Counter[str] = Counter()
-        self.requests: list[wire.PredictRequest] = []
-        self.before_predict: Callable[[grpc.ServicerContext], None] = lambda context: None
-        self.states = [(1, wire.ModelVersionStatus.AVAILABLE)]
-        self.dimension = 4
-        self.outputs: dict[str, wire.TensorProto] | None = None
-        self._server = grpc.server(ThreadPoolExecutor(8))
-        self._server.add_generic_rpc_handlers(
-            (
-                self._service("PredictionService", Predict=self._predict, GetModelMetadata=self._metadata),
-                self._service("ModelService", GetModelStatus=self._status),
-            )
-        )
-        self.port = self._server.add_insecure_port(f"localhost:{port}")
-        self._server.start()
-
-    @property
-    def target(self) -> str:
-        return f"localhost:{self.port}"
-
-    def stop(self) -> None:
-        self._server.stop(grace=None).wait()
-
-    @staticmethod
-    def _service(service: str, **methods: Callable[..., object]) -> grpc.GenericRpcHandler:
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                method,
-                request_deserializer=getattr(wire, f"{name}Request").FromString,
-                response_serializer=getattr(wire, f"{name}Response").SerializeToString,
-            )
-            for name, method in methods.items()
-        }
-        return grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", handlers)
-
-    def _spec(self, signature: str = "") -> wire.ModelSpec:
-        return wire.ModelSpec(name="m", version=wire.Int64Value(value=self.version), signature_name=signature)
-
-    def _predict(self, request: wire.PredictRequest, context: grpc.ServicerContext) -> wire.PredictResponse:
-        self.attempts["Predict"] += 1
-        self.requests.append(request)
-        self.before_predict(context)
-        name = request.model_spec.signature_name
-        if set(request.inputs) != set(self.signatures[name]):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "input size does not match signature")
-        reply = wire.PredictResponse(model_spec=self._spec(name))
-        if self.outputs is not None:
-            return wire.PredictResponse(model_spec=self._spec(name), outputs=self.outputs)
-        if name == "embed_query":
-            vector = np.ones((1, self.dimension), np.float32)
-            reply.outputs["embedding"].CopyFrom(encode(vector, wire.DT_FLOAT))
-            return reply
-        users = decode(request.inputs["user_id"])
-        ids = np.array([[b"for-" + user, b""] for user in users], dtype=object)
-        scores = np.tile(np.array([0.5, -np.inf], np.float32), (len(users), 1))
-        reply.outputs["item_ids"].CopyFrom(encode(ids, wire.DT_STRING))
-        for output in ("scores", "score_bought"):  # repeated fields, as TensorFlow Serving answers
-            tensor = reply.outputs[output]
-            tensor.CopyFrom(wire.TensorProto(dtype=wire.DT_FLOAT, float_val=scores.ravel().tolist()))
-            for size in scores.shape:
-                tensor.tensor_shape.dim.add(size=size)
-        return reply
-
-    def _metadata(
-        self, request: wire.GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> wire.GetModelMetadataResponse:
-        self.attempts["GetModelMetadata"] += 1
-        if request.model_spec.name != "m":
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request.model_spec.name}")
-        signatures = wire.SignatureDefMap()
-        for name, inputs in self.signatures.items():
-            for key, (dtype, shape) in inputs.items():
-                info = signatures.signature_def[name].inputs[key]
-                info.CopyFrom(wire.TensorInfo(name=f"{key}:0", dtype=dtype))  # type: ignore[arg-type]
-                for size in shape:
-                    info.tensor_shape.dim.add(size=size)
-        packed = wire.Packed(
-            type_url="type.googleapis.com/tensorflow.serving.SignatureDefMap", value=signatures.SerializeToString()
-        )
-        return wire.GetModelMetadataResponse(model_spec=self._spec(), metadata={"signature_def": packed})
-
-    def _status(
-        self, request: wire.GetModelStatusRequest, context: grpc.ServicerContext
-    ) -> wire.GetModelStatusResponse:
-        self.attempts["GetModelStatus"] += 1
-        if not self.states:
-            context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model m")
-        return wire.GetModelStatusResponse(
-            model_version_status=[
-                wire.ModelVersionStatus(
-                    version=version, state=state, status=wire.StatusProto(error_code=5, error_message="no file")
-                )
-                for version, state in self.states
-            ]
-        )
 
 
 @pytest.fixture
@@ -147,9 +37,15 @@ def server() -> Iterator[ScriptedServer]:
     scripted.stop()
 
 
+@pytest.fixture(params=[Recommender, AsyncRecommender])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Both clients must do all of this."""
+    return Recommender if request.param is Recommender else InLoop.connect
+
+
 @pytest.fixture
-def client(server: ScriptedServer) -> Iterator[Recommender]:
-    with Recommender(server.target, model_name="m", timeout=5.0) as recommender:
+def client(server: ScriptedServer, connect: Connect) -> Iterator[Recommender]:
+    with connect(server.target, model_name="m", timeout=5.0) as recommender:
         yield recommender
 
 
@@ -186,7 +82,8 @@ def test_inputs_left_out_are_filled_in(client: Recommender, server: ScriptedServ
         (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
         (grpc.StatusCode.INTERNAL, ServerError),
         (grpc.StatusCode.UNIMPLEMENTED, ServerError),
-        (grpc.StatusCode.PERMISSION_DENIED, ServerError),
+        (grpc.StatusCode.PERMISSION_DENIED, AuthenticationError),
+        (grpc.StatusCode.UNAUTHENTICATED, AuthenticationError),
     ],
 )
 def test_each_status_has_its_error_and_is_sent_once(
@@ -283,10 +180,10 @@ def test_unknown_feature_sends_no_predict(client: Recommender, server: ScriptedS
     assert server.attempts["Predict"] == 0
 
 
-def test_missing_signature_and_missing_model(client: Recommender, server: ScriptedServer) -> None:
+def test_missing_signature_and_missing_model(client: Recommender, server: ScriptedServer, connect: Connect) -> None:
     with pytest.raises(InvalidRequestError, match="has no signature 'rank'; it has: embed_query, recommend"):
         client.rank("7", candidates=["a"])
-    with Recommender(server.target, model_name="other") as other, pytest.raises(NotFoundError, match="other"):
+    with connect(server.target, model_name="other") as other, pytest.raises(NotFoundError, match="other"):
         other.recommend("7")
 
 
@@ -409,21 +306,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_nothing_listening() -> None:
+def test_nothing_listening(connect: Connect) -> None:
     port = free_port()
-    with Recommender(f"localhost:{port}", "m") as client:
+    with connect(f"localhost:{port}", "m") as client:
         with pytest.raises(UnavailableError):
             client.recommend("7")
         with pytest.raises(DeadlineExceededError, match=r"not available within 0\.2 s"):
             client.wait_until_ready(0.2)
 
 
-def test_server_that_starts_later_and_restarts() -> None:
+def test_server_that_starts_later_and_restarts(connect: Connect) -> None:
     port = free_port()
     servers: list[ScriptedServer] = []
     timer = threading.Timer(0.5, lambda: servers.append(ScriptedServer(port)))
     timer.start()
-    with Recommender(f"localhost:{port}", "m", timeout=5.0) as client:
+    with connect(f"localhost:{port}", "m", timeout=5.0) as client:
         client.wait_until_ready(20.0)
         timer.join()
         assert client.recommend("7").items

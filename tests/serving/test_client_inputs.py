@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire_arrays import array, decode
 
 from twotower_client import (
     FeatureTypeError,
@@ -22,7 +23,6 @@ from twotower_client.channel import target_uri
 from twotower_client.features import feature_columns
 from twotower_client.inputs import complete, query_columns, unix_seconds
 from twotower_client.metadata import InputSpec
-from twotower_client.tensors import decode
 
 SPECS = {
     "user_id": InputSpec(wire.DT_STRING, (-1,)),
@@ -46,7 +46,7 @@ def test_histories_are_sent_as_given_and_padded_to_the_longest() -> None:
         ],
         exclude=["s"],
     )
-    assert {name: column.tolist() for name, column in columns.items()} == {
+    assert {name: array(column).tolist() for name, column in columns.items()} == {
         "user_id": [b"a", b""],
         "history_item_ids": [[b"y", b"x", b"y"], [b"", b"", b""]],
         "history_times": [[20, 10, 20], [0, 0, 0]],
@@ -72,7 +72,7 @@ def test_features_become_columns_with_gaps_for_missing_values() -> None:
         {"age": "25-34", "income": np.float64(1.5), "tags": ["a", "b"], "image": np.array([1.0, 2.0, 3.0])},
         {"visits": np.int32(4), "age": None, "member": True, "tags": ("c",)},
     ]
-    columns = feature_columns("user", rows, SPECS)
+    columns = {name: array(column) for name, column in feature_columns("user", rows, SPECS).items()}
     assert columns["user_age"].tolist() == [b"25-34", b""]
     assert columns["user_visits"].tolist() == [0, 4]
     assert columns["user_member"].tolist() == [False, True]
@@ -131,7 +131,8 @@ def test_values_of_the_wrong_type_are_refused(feature: str, value: Any, message:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3, np.float32(2), np.int64(5)])
 def test_numbers_that_a_float_feature_takes(value: float) -> None:
-    np.testing.assert_array_equal(feature_columns("user", [{"income": value}], SPECS)["user_income"], [value])
+    column = feature_columns("user", [{"income": value}], SPECS)["user_income"]
+    np.testing.assert_array_equal(array(column), [value])
 
 
 @given(moment=st.datetimes(datetime(1950, 1, 1), datetime(2150, 1, 1)), hours=st.integers(-12, 14))

@@ -16,22 +16,56 @@ def in_new_process(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
-def test_import_loads_no_tensorflow() -> None:
+def test_import_loads_neither_tensorflow_nor_numpy() -> None:
     program = "import sys, json, twotower_client; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     loaded = set(json.loads(in_new_process(program)))
-    assert {"twotower_client", "grpc", "numpy"} <= loaded
-    assert not loaded & {"tensorflow", "tensorflow_serving", "tf_keras", "keras", "twotower", "pandas", "pyarrow"}
+    assert {"twotower_client", "grpc"} <= loaded
+    assert not loaded & {
+        "numpy",
+        "tensorflow",
+        "tensorflow_serving",
+        "tf_keras",
+        "keras",
+        "twotower",
+        "pandas",
+        "pyarrow",
+    }
 
 
-def test_import_adds_little_to_its_dependencies() -> None:
-    # numpy, grpc and protobuf take nearly all of the 0.3 s; processor time, because the machine does other work too.
+def test_lists_need_no_numpy_and_embeddings_say_that_they_do() -> None:
     program = """
-import time, numpy, grpc, google.protobuf.internal.builder
+import sys
+sys.modules["numpy"] = None  # as if it were not installed
+from twotower_client import Query, wire_pb2 as wire
+from twotower_client.inputs import complete, query_columns
+from twotower_client.metadata import InputSpec
+from twotower_client.replies import embedding, item_lists
+from twotower_client.tensors import Tensor, encode
+sent = complete(query_columns([Query("7")]), {"user_id": InputSpec(wire.DT_STRING, (-1,))}, "recommend", 1)
+reply = wire.PredictResponse()
+reply.outputs["item_ids"].CopyFrom(encode(Tensor((1, 1), list(sent["user_id"].string_val)), wire.DT_STRING))
+reply.outputs["scores"].CopyFrom(encode(Tensor((1, 1), [0.5]), wire.DT_FLOAT))
+print(item_lists(reply)[0].items[0].item_id)
+try:
+    embedding(reply, 1)
+except ImportError as error:
+    print(error)
+"""
+    assert in_new_process(program).splitlines() == [
+        "7",
+        "embeddings are numpy arrays: pip install 'twotower-client[embeddings]'",
+    ]
+
+
+def test_import_takes_less_than_300_ms() -> None:
+    # Processor time, the interpreter's own start left out, because the machine does other work too.
+    program = """
+import time
 start = time.process_time()
 import twotower_client
 print(time.process_time() - start)
 """
-    assert min(float(in_new_process(program)) for _ in range(3)) < 0.06
+    assert min(float(in_new_process(program)) for _ in range(3)) < 0.3
 
 
 def test_import_starts_nothing() -> None:

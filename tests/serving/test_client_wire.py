@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from wire_arrays import decode, encode
 
 from twotower_client import wire_pb2 as wire
-from twotower_client.tensors import decode, encode
 
 NUMPY_DTYPES = {
     "DT_FLOAT": np.float32,

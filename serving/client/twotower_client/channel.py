@@ -1,15 +1,16 @@
-"""One gRPC channel to the model servers, and the three methods that the client calls on it."""
+"""How the client connects: the methods it calls, the channel's options, and what proves who is calling."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
 from . import wire_pb2 as wire
-from .errors import ClientClosedError, from_status
+from .errors import InvalidRequestError
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -17,7 +18,26 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 #: Replies and requests up to 256 MiB; gRPC's own default for replies is 4 MiB, about 16,000 embeddings of 64 floats.
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 
-#: Only UNAVAILABLE is sent again: the server did not take the request, and all calls here are reads.
+
+class Method(NamedTuple):
+    """A unary method as ``channel.unary_unary`` takes it."""
+
+    path: str
+    request_serializer: Callable[[Any], bytes]
+    response_deserializer: Callable[[bytes], Any]
+
+
+METHODS = {
+    name: Method(f"/{service}/{name}", request.SerializeToString, response.FromString)
+    for service, name, request, response in (
+        (PREDICTION_SERVICE, "Predict", wire.PredictRequest, wire.PredictResponse),
+        (PREDICTION_SERVICE, "GetModelMetadata", wire.GetModelMetadataRequest, wire.GetModelMetadataResponse),
+        (MODEL_SERVICE, "GetModelStatus", wire.GetModelStatusRequest, wire.GetModelStatusResponse),
+    )
+}
+
+#: Only UNAVAILABLE is sent again: the server did not take the request, and all calls here are reads. gRPC varies each
+#: pause at random, so that clients do not come back all at once.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
@@ -36,7 +56,7 @@ _SERVICE_CONFIG = {
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 
-_OPTIONS = (
+OPTIONS = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.enable_retries", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -50,6 +70,12 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
+#: A bearer token, or a function that gives the one of the moment, where tokens expire.
+Token: TypeAlias = str | Callable[[], str]
+
+#: A PEM file's path, or its contents.
+Pem: TypeAlias = str | Path | bytes
+
 
 def target_uri(target: str) -> str:
     """Return `target` as a gRPC name: ``host:port`` is resolved by DNS, which gives round_robin every address."""
@@ -58,71 +84,58 @@ def target_uri(target: str) -> str:
     return target if has_scheme else f"dns:///{target}"
 
 
-class ServingChannel:
-    """PredictionService and ModelService over one channel; thread-safe.
+def tls_credentials(
+    root_certificates: Pem | None = None, certificate: Pem | None = None, private_key: Pem | None = None
+) -> grpc.ChannelCredentials:
+    """Return credentials for TLS, and for mutual TLS where the client's own certificate is given.
 
-    Every method raises a `RecommenderError` of the type that fits the status.
+    Args:
+        root_certificates: the authorities that the server's certificate is checked against; None: gRPC's own.
+        certificate: the client's certificate chain.
+        private_key: the key of `certificate`.
+
+    Raises:
+        InvalidRequestError: one of certificate and key without the other, a file that cannot be read, no PEM in it.
     """
+    if (certificate is None) != (private_key is None):
+        raise InvalidRequestError("certificate, private_key: expected both for mutual TLS, or neither; found one")
+    return grpc.ssl_channel_credentials(
+        _pem("root_certificates", root_certificates),
+        _pem("private_key", private_key),
+        _pem("certificate", certificate),
+    )
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
-        uri = target_uri(target)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(uri, options=_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(uri, credentials, options=_OPTIONS)
-        self._closed = False
-        self._predict = self._method(PREDICTION_SERVICE, "Predict", wire.PredictRequest, wire.PredictResponse)
-        self._metadata = self._method(
-            PREDICTION_SERVICE, "GetModelMetadata", wire.GetModelMetadataRequest, wire.GetModelMetadataResponse
+
+def authorization(token: Token | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that carries the token.
+
+    Raises:
+        InvalidRequestError: it cannot stand in a header. The message does not repeat it.
+    """
+    if token is None:
+        return ()
+    value = token if isinstance(token, str) else token()
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise InvalidRequestError("token: expected printable ASCII without spaces")
+    return (("authorization", f"Bearer {value}"),)
+
+
+def check_token_is_safe(token: Token | None, credentials: grpc.ChannelCredentials | None, insecure_token: bool) -> None:
+    """Refuse a token over a channel that anybody on the way may read, unless that is meant."""
+    if token is not None and credentials is None and not insecure_token:
+        raise InvalidRequestError(
+            "token: expected credentials beside it, found none; insecure_token=True sends it without TLS"
         )
-        self._status = self._method(
-            MODEL_SERVICE, "GetModelStatus", wire.GetModelStatusRequest, wire.GetModelStatusResponse
-        )
 
-    def predict(self, request: wire.PredictRequest, timeout: float) -> wire.PredictResponse:
-        """Call ``PredictionService/Predict`` with a deadline of `timeout` seconds."""
-        reply: wire.PredictResponse = self._call(self._predict, request, timeout)
-        return reply
 
-    def metadata(self, request: wire.GetModelMetadataRequest, timeout: float) -> wire.GetModelMetadataResponse:
-        """Call ``PredictionService/GetModelMetadata`` with a deadline of `timeout` seconds."""
-        reply: wire.GetModelMetadataResponse = self._call(self._metadata, request, timeout)
-        return reply
-
-    def status(
-        self, request: wire.GetModelStatusRequest, timeout: float, *, wait_for_ready: bool = False
-    ) -> wire.GetModelStatusResponse:
-        """Call ``ModelService/GetModelStatus``; `wait_for_ready` waits for a connection instead of failing."""
-        reply: wire.GetModelStatusResponse = self._call(self._status, request, timeout, wait_for_ready)
-        return reply
-
-    def close(self) -> None:
-        """Close the channel and cancel the calls under way; a second time does nothing."""
-        self._closed = True
-        self._channel.close()
-
-    def check_open(self) -> None:
-        """Raise ClientClosedError after `close`."""
-        if self._closed:
-            raise ClientClosedError
-
-    def _method(self, service: str, name: str, request: Any, response: Any) -> Callable[..., Any]:
-        method: Callable[..., Any] = self._channel.unary_unary(
-            f"/{service}/{name}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        return method
-
-    def _call(self, method: Callable[..., Any], request: Any, timeout: float, wait_for_ready: bool = False) -> Any:
-        self.check_open()
-        try:
-            return method(request, timeout=timeout, wait_for_ready=wait_for_ready)
-        except grpc.RpcError as error:
-            if self._closed:
-                raise ClientClosedError from error
-            raise from_status(error.code(), error.details() or "") from error
-        except ValueError as error:  # grpc: "Cannot invoke RPC on closed channel!"
-            if self._closed:
-                raise ClientClosedError from error
-            raise
+def _pem(what: str, pem: Pem | None) -> bytes | None:
+    if pem is None:
+        return None
+    try:
+        contents = pem if isinstance(pem, bytes) else Path(pem).read_bytes()
+    except OSError as error:
+        raise InvalidRequestError(f"{what}: cannot read {str(pem)!r}: {error.strerror}") from None
+    if b"-----BEGIN " not in contents:
+        source = "the bytes" if isinstance(pem, bytes) else repr(str(pem))
+        raise InvalidRequestError(f"{what}: expected PEM (-----BEGIN ...), {source} hold none")
+    return contents

@@ -48,6 +48,10 @@ class UnknownFeatureError(InvalidRequestError):
         super().__init__(f"unknown {kind} feature {feature!r}{hint} The model's {kind} features: {names}")
 
 
+class UnknownLabelError(InvalidRequestError):
+    """The server has no such version label for the model."""
+
+
 class FeatureTypeError(InvalidRequestError):
     """A feature's value has another type than the model expects; raised before the request is sent.
 
@@ -62,6 +66,10 @@ class FeatureTypeError(InvalidRequestError):
 
 class NotFoundError(RecommenderError):
     """NOT_FOUND: the server has no such model, or no such version of it."""
+
+
+class AuthenticationError(RecommenderError):
+    """UNAUTHENTICATED or PERMISSION_DENIED: the token or certificate is missing, wrong, or not enough."""
 
 
 class DeadlineExceededError(RecommenderError):
@@ -87,6 +95,9 @@ class ClientClosedError(RecommenderError):
         super().__init__(grpc.StatusCode.CANCELLED, "this Recommender is closed; make a new one")
 
 
+#: TensorFlow Serving's words; it has no status of its own for this.
+_UNKNOWN_LABEL = "Unrecognized servable version label:"
+
 _INVALID = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -94,6 +105,8 @@ _INVALID = (
 )
 _BY_CODE: dict[grpc.StatusCode, type[RecommenderError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
+    grpc.StatusCode.PERMISSION_DENIED: AuthenticationError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
@@ -102,6 +115,8 @@ _BY_CODE: dict[grpc.StatusCode, type[RecommenderError]] = {
 
 def from_status(code: grpc.StatusCode, message: str) -> RecommenderError:
     """Return the typed error for a gRPC status."""
+    if code is grpc.StatusCode.INVALID_ARGUMENT and message.startswith(_UNKNOWN_LABEL):
+        return UnknownLabelError(message, code)
     if code in _INVALID:
         return InvalidRequestError(message, code)
     return _BY_CODE.get(code, ServerError)(code, message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -10,8 +9,9 @@ from time import monotonic
 import grpc
 
 from . import wire_pb2 as wire
-from .channel import ServingChannel
-from .errors import DeadlineExceededError, InvalidRequestError, ServerError
+from .errors import InvalidRequestError, ServerError
+from .steps import Alone, Plan, Rpc
+from .versions import VersionChoice, model_spec
 
 _FIELD = "signature_def"
 _KEPT_VERSIONS = 4
@@ -54,61 +54,52 @@ class ModelSignatures:
 
 
 class MetadataCache:
-    """The signatures of the version that answered last; thread-safe.
+    """The signatures of the version that answered last, for each choice of a version.
 
     The last few versions are kept, because replies alternate between two while servers behind one name are updated.
+    Threads share it: dictionaries change in single operations, and only one plan at a time asks the server.
     """
 
-    def __init__(self, channel: ServingChannel, model_name: str) -> None:
-        self._channel = channel
+    def __init__(self, model_name: str) -> None:
         self._model_name = model_name
-        self._lock = threading.Lock()
         self._by_version: dict[int, ModelSignatures] = {}
-        self._current: ModelSignatures | None = None
+        self._current: dict[VersionChoice, ModelSignatures] = {}
 
-    def get(self, deadline: float) -> ModelSignatures:
-        """Return the current version's signatures, asking the server if they are not known.
+    def get(self, choice: VersionChoice, deadline: float) -> Plan[ModelSignatures]:
+        """Return the signatures of the chosen version, asking the server if they are not known.
 
         Args:
+            choice: which version the request is for.
             deadline: on the clock of ``time.monotonic``.
         """
-        return self._current or self._fetch(deadline, seen=None)
+        known = self._current.get(choice)
+        return known if known is not None else (yield from self.refresh(choice, deadline, seen=None))
 
-    def refresh(self, deadline: float, seen: ModelSignatures) -> ModelSignatures:
-        """Ask the server again, unless another thread has replaced `seen` since."""
-        return self._fetch(deadline, seen)
-
-    def answered(self, version: int) -> None:
-        """Note which version a reply came from; one that is not known is asked for before the next call."""
-        current = self._current
-        if current is not None and current.version != version:
-            # Without the lock: one assignment, and a reply in hand must not wait for another thread's request.
-            self._current = self._by_version.get(version)
-
-    def _fetch(self, deadline: float, seen: ModelSignatures | None) -> ModelSignatures:
-        # One thread asks, the others wait for its answer, each no longer than its own deadline.
-        if not self._lock.acquire(timeout=max(deadline - monotonic(), 0)):
-            raise DeadlineExceededError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"waiting for the metadata of model {self._model_name!r}"
-            )
-        try:
-            if self._current is not None and self._current is not seen:
-                return self._current
-            fresh = self._request(max(deadline - monotonic(), 0))
-            self._by_version.pop(fresh.version, None)
-            self._by_version[fresh.version] = fresh
-            while len(self._by_version) > _KEPT_VERSIONS:
-                del self._by_version[next(iter(self._by_version))]
-            self._current = fresh
-            return fresh
-        finally:
-            self._lock.release()
-
-    def _request(self, timeout: float) -> ModelSignatures:
-        request = wire.GetModelMetadataRequest(
-            model_spec=wire.ModelSpec(name=self._model_name), metadata_field=[_FIELD]
+    def refresh(self, choice: VersionChoice, deadline: float, seen: ModelSignatures | None) -> Plan[ModelSignatures]:
+        """Ask the server again, unless another call has replaced `seen` since."""
+        fresh: ModelSignatures = yield Alone(
+            self._fetch(choice, deadline, seen),
+            max(deadline - monotonic(), 0),
+            f"waiting for the metadata of model {self._model_name!r}",
         )
-        reply = self._channel.metadata(request, timeout)
+        return fresh
+
+    def answered(self, choice: VersionChoice, version: int) -> None:
+        """Note which version a reply came from; one that is not known is asked for before the next call."""
+        current = self._current.get(choice)
+        if current is not None and current.version != version:
+            known = self._by_version.get(version)
+            if known is not None:
+                self._current[choice] = known
+            else:
+                self._current.pop(choice, None)
+
+    def _fetch(self, choice: VersionChoice, deadline: float, seen: ModelSignatures | None) -> Plan[ModelSignatures]:
+        current = self._current.get(choice)
+        if current is not None and current is not seen:
+            return current
+        request = wire.GetModelMetadataRequest(model_spec=model_spec(self._model_name, choice), metadata_field=[_FIELD])
+        reply: wire.GetModelMetadataResponse = yield Rpc("GetModelMetadata", request, max(deadline - monotonic(), 0))
         if _FIELD not in reply.metadata:
             raise ServerError(grpc.StatusCode.INTERNAL, f"the metadata of model {self._model_name!r} lacks {_FIELD!r}")
         signatures = wire.SignatureDefMap.FromString(reply.metadata[_FIELD].value)
@@ -116,7 +107,13 @@ class MetadataCache:
             name: {key: _input_spec(info) for key, info in definition.inputs.items()}
             for name, definition in signatures.signature_def.items()
         }
-        return ModelSignatures(self._model_name, reply.model_spec.version.value, inputs)
+        fresh = ModelSignatures(self._model_name, reply.model_spec.version.value, inputs)
+        self._by_version.pop(fresh.version, None)
+        self._by_version[fresh.version] = fresh
+        while len(self._by_version) > _KEPT_VERSIONS:
+            del self._by_version[next(iter(self._by_version))]
+        self._current[choice] = fresh
+        return fresh
 
 
 def _input_spec(info: wire.TensorInfo) -> InputSpec:

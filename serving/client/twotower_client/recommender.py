@@ -1,213 +1,70 @@
-"""The client: one object per model, shared by all threads of a process."""
+"""The blocking client: one object per model, shared by all threads of a process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from time import monotonic, sleep
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from threading import Lock
+from time import monotonic, perf_counter, sleep
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 
-from . import wire_pb2 as wire
-from .channel import ServingChannel
-from .errors import (
-    DeadlineExceededError,
-    InvalidRequestError,
-    NotFoundError,
-    RecommenderError,
-    UnavailableError,
-)
-from .features import feature_columns
-from .inputs import complete, id_column, query_columns
-from .metadata import InputSpec, MetadataCache
-from .replies import embedding, item_lists, ranked_candidates
-from .types import Embedding, FeatureValue, Query, Recommendation, Time, VersionStatus
+from .calls import Calls
+from .channel import METHODS, OPTIONS, authorization, target_uri
+from .client import CONCURRENT_REQUESTS, Client
+from .errors import ClientClosedError, DeadlineExceededError, RecommenderError, from_status
+from .steps import Alone, Plan, Rpc, Sleep, Step, Together
 
-_Inputs = dict[str, wire.TensorProto]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Recommender:
-    """A recommender served by TensorFlow Serving, or by the embedded server.
+def _blocking(plan: Callable[Concatenate[Calls, P], Plan[T]]) -> Callable[Concatenate[Recommender, P], T]:
+    """Return the method that carries the plan out and waits for it."""
+
+    @functools.wraps(plan)
+    def call(self: Recommender, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        start = perf_counter()
+        answer = self._run(plan(self._calls, *args, **kwargs))
+        if self._shadow is not None:
+            self._shadow.offer(plan.__name__, args, kwargs, answer, perf_counter() - start)
+        return answer
+
+    return call
+
+
+class Recommender(Client):
+    """A recommender served by TensorFlow Serving, or by the embedded server. Thread-safe.
 
     Example:
         >>> with Recommender("localhost:8500") as recommender:
         ...     result = recommender.recommend("1364", history=[("banana", 1_700_000_000)], k=10)
 
     Every call has a deadline, which also covers its retries and the first call's look at the model's metadata.
-    Every call raises a `RecommenderError`: InvalidRequestError, NotFoundError, DeadlineExceededError,
-    UnavailableError, OverloadedError, ServerError or ClientClosedError.
+    Every call raises a `RecommenderError`: InvalidRequestError, NotFoundError, AuthenticationError,
+    DeadlineExceededError, UnavailableError, OverloadedError, ServerError or ClientClosedError.
 
-    Args:
-        target: ``host:port`` or any gRPC name (``dns:///...``, ``unix:...``). Calls go to all addresses in turn.
-        model_name: the model's name on the server.
-        timeout: seconds per call, unless the call says otherwise.
-        credentials: for TLS, e.g. ``grpc.ssl_channel_credentials(ca)``; None connects without.
+    The arguments are those of `Client`.
     """
 
-    def __init__(
-        self,
-        target: str,
-        model_name: str = "recommender",
-        timeout: float = 2.0,
-        credentials: grpc.ChannelCredentials | None = None,
-    ) -> None:
-        self._model_name = model_name
-        self._timeout = timeout
-        self._channel = ServingChannel(target, credentials)
-        self._metadata = MetadataCache(self._channel, model_name)
-
-    def recommend(
-        self,
-        user_id: str = "",
-        history: Sequence[tuple[str, Time]] = (),
-        *,
-        k: int = 10,
-        exclude: Sequence[str] = (),
-        user: Mapping[str, FeatureValue] | None = None,
-        context: Mapping[str, FeatureValue] | None = None,
-        time: Time | None = None,
-        timeout: float | None = None,
-    ) -> Recommendation:
-        """Return the k best items for one user: retrieved, filtered and ranked. Fewer when fewer remain.
-
-        The arguments but `k` and `timeout` are those of `Query`.
-        """
-        query = Query(user_id, history, user or {}, context or {}, time, exclude)
-        return self._lists("recommend", [query], k, (), timeout)[0]
-
-    def recommend_many(
-        self, queries: Sequence[Query], k: int = 10, exclude: Sequence[str] = (), *, timeout: float | None = None
-    ) -> list[Recommendation]:
-        """Return one list per query, in one request.
-
-        Args:
-            queries: any number; none gives no lists, without a request.
-            k: the length of every list.
-            exclude: item ids to exclude from every list, beside each query's own.
-            timeout: seconds for the call.
-        """
-        return self._lists("recommend", queries, k, exclude, timeout)
-
-    def retrieve(
-        self,
-        user_id: str = "",
-        history: Sequence[tuple[str, Time]] = (),
-        *,
-        k: int = 10,
-        exclude: Sequence[str] = (),
-        user: Mapping[str, FeatureValue] | None = None,
-        context: Mapping[str, FeatureValue] | None = None,
-        time: Time | None = None,
-        timeout: float | None = None,
-    ) -> Recommendation:
-        """Return the k best items of the first stage alone; no scores per task."""
-        query = Query(user_id, history, user or {}, context or {}, time, exclude)
-        return self._lists("retrieve", [query], k, (), timeout)[0]
-
-    def rank(
-        self,
-        user_id: str = "",
-        history: Sequence[tuple[str, Time]] = (),
-        *,
-        candidates: Sequence[str],
-        user: Mapping[str, FeatureValue] | None = None,
-        context: Mapping[str, FeatureValue] | None = None,
-        time: Time | None = None,
-        timeout: float | None = None,
-    ) -> Recommendation:
-        """Return all of the `candidates` scored for one user, best first; equal scores keep the given order."""
-        query = Query(user_id, history, user or {}, context or {}, time)
-        columns = {**query_columns([query]), "candidate_item_ids": id_column(candidates, "candidates")[np.newaxis]}
-        reply = self._predict("rank", lambda specs: _query_inputs("rank", [query], columns, specs), timeout)
-        return ranked_candidates(reply, candidates)
-
-    def similar_items(self, item_id: str, k: int = 10, *, timeout: float | None = None) -> Recommendation:
-        """Return the k items nearest to `item_id`."""
-        columns = {"item_ids": id_column([item_id], "item_id"), "k": _k(k)}
-        reply = self._predict(
-            "similar_items", lambda specs: complete(columns, specs, "similar_items", batch=1), timeout
-        )
-        return item_lists(reply)[0]
-
-    def embed_query(
-        self,
-        user_id: str = "",
-        history: Sequence[tuple[str, Time]] = (),
-        *,
-        user: Mapping[str, FeatureValue] | None = None,
-        context: Mapping[str, FeatureValue] | None = None,
-        time: Time | None = None,
-        timeout: float | None = None,
-    ) -> Embedding:
-        """Return the query tower's vector, ``[dim]``."""
-        query = Query(user_id, history, user or {}, context or {}, time)
-        columns = query_columns([query])
-        reply = self._predict(
-            "embed_query", lambda specs: _query_inputs("embed_query", [query], columns, specs), timeout
-        )
-        batch = embedding(reply, 1)
-        return Embedding(batch.values[0], batch.model_version)
-
-    def embed_items(self, items: Sequence[Mapping[str, FeatureValue]], *, timeout: float | None = None) -> Embedding:
-        """Return the candidate tower's vectors, ``[len(items), dim]``.
-
-        Args:
-            items: features by name without the ``item_`` prefix, and the id under ``item_id``; all may be left out.
-            timeout: seconds for the call.
-        """
-        ids = np.empty(len(items), dtype=object)
-        for row, item in enumerate(items):
-            item_id = item.get("item_id", "")
-            if not isinstance(item_id, str):
-                raise InvalidRequestError(f"items[{row}]: item_id: expected a string, found {item_id!r}")
-            ids[row] = item_id.encode()
-        features = [{name: value for name, value in item.items() if name != "item_id"} for item in items]
-
-        def inputs(specs: Mapping[str, InputSpec]) -> _Inputs:
-            columns = {"item_id": ids, **feature_columns("item", features, specs)}
-            return complete(columns, specs, "embed_items", len(items))
-
-        return embedding(self._predict("embed_items", inputs, timeout), len(items))
-
-    def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
-        """Return the state of every version of the model that the server knows."""
-        return self._status(self._timeout if timeout is None else timeout, wait_for_ready=False)
-
-    def wait_until_ready(self, timeout: float = 60.0) -> list[VersionStatus]:
-        """Wait until a version of the model is AVAILABLE, the server's start included.
-
-        Returns:
-            The states at that moment.
-
-        Raises:
-            DeadlineExceededError: not within `timeout` seconds; the message says what was seen last.
-        """
-        deadline = monotonic() + timeout
-        pause = 0.05
-        seen = "no connection"
-        while (remaining := deadline - monotonic()) > 0:
-            try:
-                states = self._status(remaining, wait_for_ready=True)
-            except (UnavailableError, NotFoundError) as error:
-                seen = str(error)
-            except DeadlineExceededError:
-                break
-            else:
-                if any(version.state == "AVAILABLE" for version in states):
-                    return states
-                seen = ", ".join(f"version {version.version} {version.state}" for version in states) or "no version"
-            sleep(max(min(pause, deadline - monotonic()), 0))
-            pause = min(2 * pause, 1.0)
-        raise DeadlineExceededError(
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            f"model {self._model_name!r} was not available within {timeout:g} s; seen last: {seen}",
-        )
+    recommend = _blocking(Calls.recommend)
+    recommend_many = _blocking(Calls.recommend_many)
+    retrieve = _blocking(Calls.retrieve)
+    rank = _blocking(Calls.rank)
+    similar_items = _blocking(Calls.similar_items)
+    embed_query = _blocking(Calls.embed_query)
+    embed_items = _blocking(Calls.embed_items)
+    status = _blocking(Calls.status)
+    wait_until_ready = _blocking(Calls.wait_until_ready)
 
     def close(self) -> None:
-        """Close the connection; calls under way and later ones raise ClientClosedError."""
+        """Close the connection; calls under way and later ones raise ClientClosedError. Again: nothing."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Recommender:
@@ -218,72 +75,101 @@ class Recommender:
     ) -> None:
         self.close()
 
-    def _lists(
-        self, signature: str, queries: Sequence[Query], k: int, exclude: Sequence[str], timeout: float | None
-    ) -> list[Recommendation]:
-        columns = {**query_columns(queries, exclude), "k": _k(k)}
-        if not queries:
-            self._channel.check_open()
-            return []
-        reply = self._predict(signature, lambda specs: _query_inputs(signature, queries, columns, specs), timeout)
-        return item_lists(reply)
+    def _connect(self, target: str, credentials: grpc.ChannelCredentials | None) -> None:
+        uri = target_uri(target)
+        self._channel = (
+            grpc.insecure_channel(uri, options=OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(uri, credentials, options=OPTIONS)
+        )
+        self._methods = {name: self._channel.unary_unary(*method) for name, method in METHODS.items()}
+        self._lock = Lock()
 
-    def _predict(
-        self, signature: str, inputs: Callable[[Mapping[str, InputSpec]], _Inputs], timeout: float | None
-    ) -> wire.PredictResponse:
-        """Send one request; where a new version has changed the signature, once more with its inputs."""
-        deadline = monotonic() + (self._timeout if timeout is None else timeout)
-        self._channel.check_open()
-        signatures = self._metadata.get(deadline)
-        try:
-            return self._attempt(signature, inputs(signatures.signature(signature)), deadline)
-        except InvalidRequestError as refusal:
+    def _run(self, plan: Plan[T]) -> T:
+        self._check_open()
+        result: Any = None
+        error: RecommenderError | None = None
+        while True:
             try:
-                fresh = self._metadata.refresh(deadline, signatures)
-            except RecommenderError:
-                raise refusal from None
-            if fresh == signatures:
-                raise
-        return self._attempt(signature, inputs(fresh.signature(signature)), deadline)
+                step = plan.send(result) if error is None else plan.throw(error)
+            except StopIteration as done:
+                answer: T = done.value
+                return answer
+            result, error = None, None
+            try:
+                result = self._carry_out(step)
+            except RecommenderError as caught:
+                error = caught
 
-    def _attempt(self, signature: str, inputs: _Inputs, deadline: float) -> wire.PredictResponse:
-        spec = wire.ModelSpec(name=self._model_name, signature_name=signature)
-        request = wire.PredictRequest(model_spec=spec, inputs=inputs)
-        reply = self._channel.predict(request, max(deadline - monotonic(), 0))
-        if reply.model_spec.HasField("version"):
-            self._metadata.answered(reply.model_spec.version.value)
-        return reply
+    def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Rpc):
+            return self._send(step)
+        if isinstance(step, Alone):
+            if not self._lock.acquire(timeout=step.timeout):
+                raise DeadlineExceededError(grpc.StatusCode.DEADLINE_EXCEEDED, step.waiting_for)
+            try:
+                return self._run(step.plan)
+            finally:
+                self._lock.release()
+        if isinstance(step, Together):
+            return self._together(step)
+        assert isinstance(step, Sleep)
+        return sleep(step.seconds)
 
-    def _status(self, timeout: float, wait_for_ready: bool) -> list[VersionStatus]:
-        request = wire.GetModelStatusRequest(model_spec=wire.ModelSpec(name=self._model_name))
-        reply = self._channel.status(request, timeout, wait_for_ready=wait_for_ready)
-        return [
-            VersionStatus(
-                version.version,
-                wire.ModelVersionStatus.State.Name(version.state)
-                if version.state in wire.ModelVersionStatus.State.values()
-                else "UNKNOWN",
-                version.status.error_code,
-                version.status.error_message,
+    def _together(self, step: Together) -> list[Any]:
+        with ThreadPoolExecutor(min(len(step.plans), CONCURRENT_REQUESTS)) as pool:
+            pending = [pool.submit(self._run, plan) for plan in step.plans]
+            try:
+                return [future.result() for future in pending]
+            finally:
+                for future in pending:  # after a failure, what has not begun does not begin
+                    future.cancel()
+
+    def _send(self, rpc: Rpc) -> Any:
+        self._check_open()
+        metadata = authorization(self._token)
+        with self._typed_errors():
+            if rpc.method == "Predict" and self._hedge_after is not None:
+                return self._hedged(rpc, metadata, self._hedge_after)
+            return self._methods[rpc.method](
+                rpc.request, timeout=rpc.timeout, metadata=metadata, wait_for_ready=rpc.wait_for_ready
             )
-            for version in reply.model_version_status
-        ]
 
+    def _hedged(self, rpc: Rpc, metadata: tuple[tuple[str, str], ...], hedge_after: float) -> Any:
+        deadline = monotonic() + rpc.timeout
+        done: SimpleQueue[Any] = SimpleQueue()
+        calls: list[Any] = []
 
-def _query_inputs(
-    signature: str,
-    queries: Sequence[Query],
-    columns: Mapping[str, npt.NDArray[Any]],
-    specs: Mapping[str, InputSpec],
-) -> _Inputs:
-    features = {
-        **feature_columns("user", [query.user for query in queries], specs),
-        **feature_columns("context", [query.context for query in queries], specs),
-    }
-    return complete({**columns, **features}, specs, signature, len(queries))
+        def start() -> None:
+            timeout = max(deadline - monotonic(), 0)
+            calls.append(self._methods[rpc.method].future(rpc.request, timeout=timeout, metadata=metadata))
+            calls[-1].add_done_callback(done.put)
 
+        self._budget.earn()
+        start()
+        try:
+            try:
+                winner = done.get(timeout=hedge_after)
+            except Empty:
+                if self._budget.spend():
+                    start()
+                winner = done.get()
+                if len(calls) == 2 and winner.code() is not grpc.StatusCode.OK:
+                    winner = done.get()
+            return winner.result()
+        finally:
+            for call in calls:
+                call.cancel()  # nothing where it is done
 
-def _k(k: int) -> npt.NDArray[Any]:
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InvalidRequestError(f"k: expected a whole number of at least 1, found {k!r}")
-    return np.array(k)
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            if self._closed:
+                raise ClientClosedError from error
+            raise from_status(error.code(), error.details() or "") from error
+        except (ValueError, grpc.FutureCancelledError) as error:  # "Cannot invoke RPC on closed channel!"
+            if self._closed:
+                raise ClientClosedError from error
+            raise

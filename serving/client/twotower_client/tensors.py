@@ -1,36 +1,64 @@
-"""numpy arrays to and from TensorProto, without TensorFlow."""
+"""Python values to and from TensorProto, without TensorFlow, and without numpy, whose import takes longer than ours."""
 
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from . import wire_pb2 as wire
 
 
-class _Layout(NamedTuple):
-    dtype: np.dtype[Any]  # little-endian, as in tensor_content
-    field: str  # the repeated field that holds the values when tensor_content does not
+class Tensor(NamedTuple):
+    """A tensor's shape and its values in row-major order; strings are ``bytes``."""
+
+    shape: tuple[int, ...]
+    values: Sequence[Any]
+
+    def rows(self) -> list[Sequence[Any]]:
+        """The rows of a tensor of rank 2."""
+        count, width = self.shape
+        return [self.values[row * width : (row + 1) * width] for row in range(count)]
 
 
-_LAYOUTS: dict[int, _Layout] = {
-    int(code): _Layout(np.dtype(dtype), field)
-    for code, dtype, field in (
-        (wire.DT_FLOAT, "<f4", "float_val"),
-        (wire.DT_DOUBLE, "<f8", "double_val"),
-        (wire.DT_HALF, "<f2", "half_val"),
-        (wire.DT_INT8, "i1", "int_val"),
-        (wire.DT_INT16, "<i2", "int_val"),
-        (wire.DT_INT32, "<i4", "int_val"),
-        (wire.DT_INT64, "<i8", "int64_val"),
-        (wire.DT_UINT8, "u1", "int_val"),
-        (wire.DT_UINT16, "<u2", "int_val"),
-        (wire.DT_UINT32, "<u4", "uint32_val"),
-        (wire.DT_UINT64, "<u8", "uint64_val"),
-        (wire.DT_BOOL, "?", "bool_val"),
+class DType(NamedTuple):
+    """How a numeric DataType is laid out.
+
+    Attributes:
+        kind: ``f`` float, ``i`` signed, ``u`` unsigned, ``b`` bool.
+        size: bytes of a value.
+        code: its format in ``struct``; ``tensor_content`` is little-endian.
+        field: the repeated field that holds the values when ``tensor_content`` does not.
+    """
+
+    kind: str
+    size: int
+    code: str
+    field: str
+
+    @property
+    def name(self) -> str:
+        """Its name, as numpy has it: ``int32``."""
+        names = {"f": "float", "i": "int", "u": "uint", "b": "bool"}
+        return names[self.kind] if self.kind == "b" else f"{names[self.kind]}{8 * self.size}"
+
+
+_DTYPES: dict[int, DType] = {
+    int(number): DType(kind, struct.calcsize(f"<{code}"), code, field)
+    for number, kind, code, field in (
+        (wire.DT_FLOAT, "f", "f", "float_val"),
+        (wire.DT_DOUBLE, "f", "d", "double_val"),
+        (wire.DT_HALF, "f", "e", "half_val"),
+        (wire.DT_INT8, "i", "b", "int_val"),
+        (wire.DT_INT16, "i", "h", "int_val"),
+        (wire.DT_INT32, "i", "i", "int_val"),
+        (wire.DT_INT64, "i", "q", "int64_val"),
+        (wire.DT_UINT8, "u", "B", "int_val"),
+        (wire.DT_UINT16, "u", "H", "int_val"),
+        (wire.DT_UINT32, "u", "I", "uint32_val"),
+        (wire.DT_UINT64, "u", "Q", "uint64_val"),
+        (wire.DT_BOOL, "b", "?", "bool_val"),
     )
 }
 
@@ -40,77 +68,59 @@ def dtype_name(dtype: int) -> str:
     return wire.DataType.Name(dtype)[3:].lower() if dtype in wire.DataType.values() else f"dtype {dtype}"
 
 
-def numpy_dtype(dtype: int) -> np.dtype[Any]:
-    """Return the numpy dtype of a DataType number; strings are objects.
+def numeric(dtype: int) -> DType:
+    """Return the layout of a DataType number other than DT_STRING.
 
     Raises:
         ValueError: the client does not handle this dtype.
     """
-    if dtype == wire.DT_STRING:
-        return np.dtype(object)
-    return _layout(dtype).dtype
-
-
-def encode(array: npt.NDArray[Any], dtype: int) -> wire.TensorProto:
-    """Write an array as a TensorProto of `dtype`: numbers as ``tensor_content``, strings as ``string_val``.
-
-    Args:
-        array: any shape; for DT_STRING an array of ``bytes`` objects.
-        dtype: a DataType number.
-    """
-    tensor = wire.TensorProto(dtype=dtype)  # type: ignore[arg-type]
-    shape = tensor.tensor_shape.dim
-    for size in array.shape:
-        shape.add(size=size)
-    if dtype == wire.DT_STRING:
-        tensor.string_val.extend(array.ravel().tolist())
-    else:
-        tensor.tensor_content = array.astype(_layout(dtype).dtype, copy=False).tobytes()
-    return tensor
-
-
-def decode(tensor: wire.TensorProto) -> npt.NDArray[Any]:
-    """Read a TensorProto, from ``tensor_content`` or from the repeated field of its dtype.
-
-    As in TensorFlow, a repeated field shorter than the shape goes on with its last value, and an empty one is zeros.
-
-    Returns:
-        An array of the proto's shape; DT_STRING gives ``bytes`` objects.
-
-    Raises:
-        ValueError: a dtype that the client does not handle, or more or fewer values than the shape holds.
-    """
-    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    size = math.prod(shape)
-    if tensor.dtype == wire.DT_STRING:
-        strings = np.empty(len(tensor.string_val), dtype=object)
-        strings[:] = tensor.string_val
-        return _fill(strings, size, b"").reshape(shape)
-    dtype, field = _layout(tensor.dtype)
-    if tensor.tensor_content:
-        values = np.frombuffer(tensor.tensor_content, dtype=dtype)
-        if values.size != size:
-            raise ValueError(f"tensor_content holds {values.size} values, its shape {shape} needs {size}")
-        return values.reshape(shape)
-    repeated = getattr(tensor, field)
-    if tensor.dtype == wire.DT_HALF:  # bit patterns
-        return _fill(np.array(repeated, dtype=np.uint16).view(dtype), size, 0).reshape(shape)
-    return _fill(np.array(repeated, dtype=dtype), size, 0).reshape(shape)
-
-
-def _layout(dtype: int) -> _Layout:
     try:
-        return _LAYOUTS[dtype]
+        return _DTYPES[dtype]
     except KeyError:
         raise ValueError(f"tensors of type {dtype_name(dtype)} are not supported by this client") from None
 
 
-def _fill(values: npt.NDArray[Any], size: int, empty: object) -> npt.NDArray[Any]:
-    if values.size == size:
-        return values
-    if values.size > size:
-        raise ValueError(f"the tensor holds {values.size} values, its shape needs {size}")
-    filled = np.empty(size, dtype=values.dtype)
-    filled[: values.size] = values
-    filled[values.size :] = values[-1] if values.size else empty
-    return filled
+def encode(tensor: Tensor, dtype: int) -> wire.TensorProto:
+    """Write a tensor as a TensorProto of `dtype`: numbers as ``tensor_content``, strings as ``string_val``."""
+    proto = wire.TensorProto(dtype=dtype)  # type: ignore[arg-type]
+    shape = proto.tensor_shape.dim
+    for size in tensor.shape:
+        shape.add(size=size)
+    if dtype == wire.DT_STRING:
+        proto.string_val.extend(tensor.values)
+    else:
+        proto.tensor_content = struct.pack(f"<{len(tensor.values)}{numeric(dtype).code}", *tensor.values)
+    return proto
+
+
+def decode(proto: wire.TensorProto) -> Tensor:
+    """Read a TensorProto, from ``tensor_content`` or from the repeated field of its dtype.
+
+    As in TensorFlow, a repeated field shorter than the shape goes on with its last value, and an empty one is zeros.
+
+    Raises:
+        ValueError: a dtype that the client does not handle, or more or fewer values than the shape holds.
+    """
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    size = math.prod(shape)
+    if proto.dtype == wire.DT_STRING:
+        return Tensor(shape, _fill(list(proto.string_val), size, b""))
+    dtype = numeric(proto.dtype)
+    content = proto.tensor_content
+    if content:
+        count, rest = divmod(len(content), dtype.size)
+        if rest or count != size:
+            raise ValueError(
+                f"tensor_content holds {len(content) / dtype.size:g} values, its shape {shape} needs {size}"
+            )
+        return Tensor(shape, struct.unpack(f"<{count}{dtype.code}", content))
+    values = list(getattr(proto, dtype.field))
+    if proto.dtype == wire.DT_HALF:  # bit patterns
+        values = list(struct.unpack(f"<{len(values)}e", struct.pack(f"<{len(values)}H", *values)))
+    return Tensor(shape, _fill(values, size, False if dtype.kind == "b" else 0))
+
+
+def _fill(values: list[Any], size: int, empty: object) -> list[Any]:
+    if len(values) > size:
+        raise ValueError(f"the tensor holds {len(values)} values, its shape needs {size}")
+    return values + [values[-1] if values else empty] * (size - len(values))

@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: A moment: unix seconds, or a ``datetime`` with a time zone.
 Time = int | float | datetime
 
 #: A feature's value: a string, an integer or a float as the model expects; a sequence of them where the feature
 #: has more than one value per example; None means "not known", as does leaving the feature out.
-FeatureValue = str | bytes | int | float | Sequence[Any] | npt.NDArray[Any] | None
+FeatureValue: TypeAlias = "str | bytes | int | float | Sequence[Any] | npt.NDArray[Any] | None"
 
 
 class HistoryEvent(NamedTuple):
