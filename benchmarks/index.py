@@ -125,11 +125,10 @@ def measure(index: Index, queries: FloatMatrix, truth: npt.NDArray[np.int64], ba
         disk = sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()) / 1e6
         loaded = Servable("index", 1, path)
     signature = loaded.signatures["search"]
-    names = {name: signature.inputs[name].name for name in ("queries", "k")}
-    k, fetches = np.array(truth.shape[1], np.int32), [signature.outputs["output_1"].name]
+    k = np.array(truth.shape[1], np.int32)
 
     def ask(some: FloatMatrix) -> npt.NDArray[np.int32]:
-        [rows] = loaded.run({names["queries"]: some, names["k"]: k}, fetches, None)
+        [rows] = loaded.run(signature, {"queries": some, "k": k}, ["output_1"], None)
         return rows
 
     [first] = timed(ask, [queries[:1]])

@@ -46,7 +46,11 @@ async def run(target: str, request: bytes, clients: int, seconds: float, rate: f
         while time.perf_counter() - start < seconds:
             await ask(method)
 
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.max_receive_message_length", -1),
+    ]
     channels = [grpc.aio.insecure_channel(target, options=options) for _ in range(clients)]
     methods = [channel.unary_unary(METHOD) for channel in channels]
     if rate:
@@ -70,9 +74,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: without pause")
     options = parser.parse_args()
-    done = uvloop.run(
-        run(options.target, options.request.read_bytes(), options.clients, options.seconds, options.rate)
-    )
+    done = uvloop.run(run(options.target, options.request.read_bytes(), options.clients, options.seconds, options.rate))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"requests": done, "cpu_seconds": usage.ru_utime + usage.ru_stime}))
 

@@ -6,6 +6,7 @@ wanted one is available. `refresh` and `close` are called by one thread at a tim
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -279,7 +280,8 @@ class ModelLifecycle:
         try:
             servable = Servable(self.name, number, path, self._options.session)
             try:
-                return servable, warm_up(servable)
+                # While nothing is served there is nobody to leave a core to.
+                return servable, warm_up(servable, threads=1 if self._available else os.cpu_count() or 1)
             except BaseException:
                 servable.close()
                 raise

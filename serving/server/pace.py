@@ -7,6 +7,7 @@ quick. It loses it for good with one run that was not.
 
 import re
 import threading
+from typing import Any
 
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -58,40 +59,47 @@ class Pace:
             self.quick = False
 
 
-def may_take_any_time(graph: graph_pb2.GraphDef, signature: meta_graph_pb2.SignatureDef) -> bool:
-    """Whether what a signature computes holds an operation that may loop or wait."""
-    nodes = {node.name: node for node in graph.node}
-    functions = {function.signature.name: function for function in graph.library.function}
-    pending = [info.name.partition(":")[0] for info in signature.outputs.values()]
-    seen: set[str] = set()
-    called: set[str] = set()
-    while pending:
-        name = pending.pop()
-        node = nodes.get(name)
-        if node is None or name in seen:
-            continue
-        seen.add(name)
+class Operations:
+    """The operations of a SavedModel's graph, asked for whether a signature may take any time.
+
+    Args:
+        graph: as it was saved.
+    """
+
+    def __init__(self, graph: graph_pb2.GraphDef) -> None:
+        self._nodes = {node.name: node for node in graph.node}
+        self._functions = {function.signature.name: function for function in graph.library.function}
+        self._unbounded: dict[str, bool] = {}
+
+    def may_take_any_time(self, signature: meta_graph_pb2.SignatureDef) -> bool:
+        """Whether what a signature computes holds an operation that may loop or wait."""
+        pending = [info.name.partition(":")[0] for info in signature.outputs.values()]
+        seen: set[str] = set()
+        while pending:
+            name = pending.pop()
+            node = self._nodes.get(name)
+            if node is None or name in seen:
+                continue
+            seen.add(name)
+            if self._is_unbounded(node):
+                return True
+            pending += [source.lstrip("^").partition(":")[0] for source in node.input]
+        return False
+
+    def _is_unbounded(self, node: Any) -> bool:
         if _UNBOUNDED.search(node.op):
             return True
-        pending += [source.lstrip("^").partition(":")[0] for source in node.input]
-        called |= _functions_of(node)
-    reached: set[str] = set()
-    while called:
-        function = functions.get(called.pop())
-        if function is None or function.signature.name in reached:
-            continue
-        reached.add(function.signature.name)
-        for node in function.node_def:
-            if _UNBOUNDED.search(node.op):
-                return True
-            called |= _functions_of(node)
-    return False
+        called = {node.op}
+        for value in node.attr.values():
+            if value.HasField("func"):
+                called.add(value.func.name)
+            called.update(function.name for function in value.list.func)
+        return any(self._function_is_unbounded(name) for name in called & self._functions.keys())
 
-
-def _functions_of(node: object) -> set[str]:
-    names = {node.op}  # type: ignore[attr-defined]
-    for value in node.attr.values():  # type: ignore[attr-defined]
-        if value.HasField("func"):
-            names.add(value.func.name)
-        names.update(function.name for function in value.list.func)
-    return names
+    def _function_is_unbounded(self, name: str) -> bool:
+        known = self._unbounded.get(name)
+        if known is None:
+            self._unbounded[name] = True  # one that calls itself may do so for ever
+            known = any(self._is_unbounded(node) for node in self._functions[name].node_def)
+            self._unbounded[name] = known
+        return known

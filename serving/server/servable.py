@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 
 from twotower.serving.server.errors import ServingError, from_op_error, invalid_argument, not_found
-from twotower.serving.server.pace import Pace, may_take_any_time
+from twotower.serving.server.pace import Operations, Pace
 
 LOGGER = logging.getLogger(__name__)
 
@@ -98,8 +98,9 @@ class Servable:
             self._session.close()
             raise
         self._graph.finalize()
+        operations = Operations(meta_graph.graph_def)
         self.signatures: Mapping[str, Signature] = {
-            key: Signature(key, definition, self._graph, not may_take_any_time(meta_graph.graph_def, definition))
+            key: Signature(key, definition, self._graph, not operations.may_take_any_time(definition))
             for key, definition in meta_graph.signature_def.items()
         }
 

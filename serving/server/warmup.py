@@ -4,6 +4,8 @@ Lazy work (ScaNN builds its searcher on the first call, TensorFlow optimises eac
 done before the version is switched in.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import grpc
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -19,8 +21,12 @@ MAX_RECORDS = 1000
 _REPLAYS = {"classify_log": classify, "regress_log": regress, "multi_inference_log": multi_inference}
 
 
-def warm_up(servable: Servable) -> int:
+def warm_up(servable: Servable, threads: int = 1) -> int:
     """Replays the TFRecord of `PredictionLog` in the version's directory; returns how many records it held.
+
+    Args:
+        servable: the version.
+        threads: records replayed at once. The first run of a signature is single-threaded work for the most part.
 
     Raises:
         ServingError: a record failed, cannot be read or is of a kind that is not supported, or there are over 1,000.
@@ -28,20 +34,20 @@ def warm_up(servable: Servable) -> int:
     path = f"{servable.path}/{REQUESTS_FILE}"
     if not tf.io.gfile.exists(path):
         return 0
-    count = 0
     try:
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            if count == MAX_RECORDS:
-                raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
-            _replay(servable, record, path)
-            count += 1
+        records = list(tf.data.TFRecordDataset(path).take(MAX_RECORDS + 1).as_numpy_iterator())
+        if len(records) > MAX_RECORDS:
+            raise invalid_argument(f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}")
+        with ThreadPoolExecutor(threads) as executor:
+            for _ in executor.map(lambda record: _replay(servable, record, path), records):
+                pass
     except tf.errors.DataLossError as error:
         raise ServingError(
             grpc.StatusCode.DATA_LOSS, f"{error.message}. Please verify your warmup data is in TFRecord format."
         ) from error
     except tf.errors.OpError as error:
         raise from_op_error(error) from error
-    return count
+    return len(records)
 
 
 def _replay(servable: Servable, record: bytes, path: str) -> None:
