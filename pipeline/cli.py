@@ -49,13 +49,16 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve pushed models over gRPC",
-        description="Serve a folder of model versions as TensorFlow Serving does: the newest, always.",
-        epilog="example:\n  twotower serve --model-dir out/complete_journey/serving/recommender --port 8500",
+        description="Serve a folder of model versions as TensorFlow Serving does: the newest, always.\n\n"
+        "It is twotower-model-server, whose own flags may follow after --.",
+        epilog="examples:\n  twotower serve --model-dir out/complete_journey/serving/recommender --port 8500\n"
+        "  twotower serve --model-dir out/complete_journey/serving/recommender -- --rest_api_port=8501",
         formatter_class=RAW,
     )
     serve.add_argument("--model-dir", required=True, help="folder with one sub-folder a version")
     serve.add_argument("--model-name", default="recommender", help="name in requests (default: recommender)")
     serve.add_argument("--port", type=int, default=8500, help="gRPC port (default: 8500)")
+    serve.add_argument("flags", nargs="*", metavar="-- FLAG", help="flags of twotower-model-server")
     serve.set_defaults(command=_serve)
 
     recommend = commands.add_parser(
@@ -141,9 +144,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from twotower.serving.server.main import serve
-    from twotower.serving.server.options import ServerOptions
+    from twotower.serving.server.options import parse_flags
 
-    return serve(ServerOptions(model_base_path=options.model_dir, model_name=options.model_name, port=options.port))
+    flags = [f"--model_base_path={options.model_dir}", f"--model_name={options.model_name}", f"--port={options.port}"]
+    return serve(parse_flags([*flags, *options.flags]))
 
 
 def _recommend(options: argparse.Namespace) -> int:
