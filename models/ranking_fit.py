@@ -70,7 +70,7 @@ def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRan
     groups = item_groups(catalogue)
     end = training_end(spec.split, train.history)
     snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
-    numbers = RankingFeatures(groups, len(catalogue), snapshot)
+    numbers = RankingFeatures(groups, snapshot)
     network = RankingNetwork(
         train.encodings,
         catalogue,

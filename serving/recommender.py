@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from twotower.features.spec import Spec
+from twotower.models.row_sets import contains
 from twotower.serving.requests import RequestTransform, query_spec, raw_spec
 
 Tensors = dict[str, tf.Tensor]
@@ -149,18 +150,18 @@ class Recommender(tf.Module):
 
         Without the limit a row's candidates would depend on how many items its neighbours in the batch exclude.
         """
-        allowed = (rows < self._n_items) & ~_contains(excluded, rows)
+        allowed = (rows < self._n_items) & ~contains(excluded, rows)
         return tf.where(allowed & (tf.cumsum(tf.cast(allowed, tf.int32), axis=1) <= limit), rows, self._n_items)
 
     def _distinct(self, rows: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
         """[b, n] rows, each once, without the excluded [b, e], to [b, m] padded with the catalogue's size."""
         rows = tf.sort(rows, axis=1)
         repeated = tf.pad(rows[:, 1:] == rows[:, :-1], [[0, 0], [1, 0]])
-        keep = (rows < self._n_items) & ~repeated & ~_contains(excluded, rows)
+        keep = (rows < self._n_items) & ~repeated & ~contains(excluded, rows)
         return tf.ragged.boolean_mask(rows, keep).to_tensor(self._n_items)
 
     def _best(self, scores: tf.Tensor, rows: tf.Tensor, excluded: tf.Tensor, k: tf.Tensor) -> Tensors:
-        scores = tf.where((rows < self._n_items) & ~_contains(excluded, rows), scores, -np.inf)
+        scores = tf.where((rows < self._n_items) & ~contains(excluded, rows), scores, -np.inf)
         best, places = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
         found = tf.where(best > -np.inf, tf.gather(rows, places, batch_dims=1), self._n_items)
         missing = [[0, 0], [0, k - tf.shape(best)[1]]]
@@ -169,14 +170,6 @@ class Recommender(tf.Module):
 
     def _names(self, rows: tf.Tensor) -> tf.Tensor:
         return tf.gather(self._ids.read_value(), rows)
-
-
-def _contains(sets: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Whether each of [b, n] rows is in its list of [b, e]; [b, n] bool. Comparing all pairs would take b * n * e."""
-    # One more entry, that no row equals, keeps the lists from being empty.
-    ordered = tf.sort(tf.pad(sets, [[0, 0], [0, 1]], constant_values=-1), axis=1)
-    places = tf.minimum(tf.searchsorted(ordered, values), tf.shape(ordered)[1] - 1)
-    return tf.gather(ordered, places, batch_dims=1) == values
 
 
 def _concrete(
