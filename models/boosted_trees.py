@@ -70,7 +70,10 @@ class BoostedTrees(tf.Module):
             values[number, : len(tree.values)] = tree.values
             for place, split in enumerate(tree.splits):
                 byte, bit = divmod(place, BYTE)
-                features[bit, byte, number], thresholds[bit, byte, number] = split.feature, _rank_at_most(split.threshold)
+                features[bit, byte, number], thresholds[bit, byte, number] = (
+                    split.feature,
+                    _rank_at_most(split.threshold),
+                )
                 left_over[byte, number] &= np.where(decided >> bit & 1, split.right, split.left)
             # No bit of another leaf stays where there is no split at all.
             left_over[0, number] &= (1 << len(tree.values)) - 1

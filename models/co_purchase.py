@@ -80,7 +80,7 @@ def item_vectors(history: Timelines, at: int, n_items: int, dim: int, seed: int)
 
 def interest(source: tf.Tensor, ages: tf.Tensor, half_life: float) -> tf.Tensor:
     """[b, d] the histories' vectors: the ``source`` [b, h, d] of their items, decayed by age [b, h]."""
-    return tf.einsum("bh,bhd->bd", tf.pow(2.0, -ages / half_life), source)
+    return tf.linalg.matvec(source, tf.pow(2.0, -ages / half_life), transpose_a=True)
 
 
 def co_purchase_features(
@@ -103,7 +103,7 @@ def co_purchase_features(
     length = tf.norm(target, axis=2)
     for half_life in HALF_LIVES:
         history = interest(source, ages, half_life)
-        score = tf.einsum("bd,bnd->bn", history, target)
+        score = tf.linalg.matvec(target, history)
         found[f"together_{half_life}"] = score
         found[f"cosine_{half_life}"] = tf.math.divide_no_nan(score, length * tf.norm(history, axis=1, keepdims=True))
     latest = items[:, :COMPARED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ Int32 = npt.NDArray[np.int32]
 VECTOR_DIM = 64
 
 
-def item_groups(catalogue: Catalogue) -> dict[str, Int32]:
+def item_groups(catalogue: Catalogue, names: Collection[str] | None = None) -> dict[str, Int32]:
     """[n_items + 1] int32 group of each item by the group's name; the highest is the unknown one, and the last item's.
 
     Labels are groups. So are the items with the same words or labels, where there are at most half as many such
-    groups as items.
+    groups as items; or, where ``names`` are given, those.
     """
     groups: dict[str, Int32] = {}
     for encoding in catalogue.encodings:
@@ -40,7 +40,7 @@ def item_groups(catalogue: Catalogue) -> dict[str, Int32]:
             groups[name] = np.append(rows, encoding.size - 1).astype(np.int32)
         elif encoding.form == "indices":
             distinct, of_item = np.unique(rows, axis=0, return_inverse=True)
-            if 2 * len(distinct) <= len(rows):
+            if 2 * len(distinct) <= len(rows) if names is None else name in names:
                 nothing = np.all(distinct < 0, axis=1)[of_item.ravel()]
                 groups[name] = np.append(np.where(nothing, len(distinct), of_item.ravel()), len(distinct)).astype(
                     np.int32
@@ -60,6 +60,14 @@ class Snapshot:
         cls, spec: Spec, history: Timelines, catalogue: Catalogue, groups: Mapping[str, Int32], at: int
     ) -> Snapshot:
         """No purchase at or after ``at`` is read, and no promotion that was not known then."""
+        statistics = cls.statistics_of(spec, history, catalogue, groups, at)
+        return cls(statistics, item_vectors(history, at, len(catalogue), VECTOR_DIM, spec.seed))
+
+    @staticmethod
+    def statistics_of(
+        spec: Spec, history: Timelines, catalogue: Catalogue, groups: Mapping[str, Int32], at: int
+    ) -> dict[str, Float32]:
+        """The statistics alone."""
         n_items = len(catalogue)
         statistics = item_statistics(history, at, n_items, groups)
         if catalogue.promotions is not None:
@@ -67,7 +75,7 @@ class Snapshot:
             known, horizon = spec.promotions.known_days, spec.ranking.horizon_days
             found = promotion_statistics(catalogue.promotions, at, n_items, known, horizon)
             statistics |= {f"promotion_{name}": values for name, values in found.items()}
-        return cls(statistics, item_vectors(history, at, n_items, VECTOR_DIM, spec.seed))
+        return statistics
 
 
 class RankingFeatures(tf.Module):

@@ -13,7 +13,8 @@ from .errors import (
     UnknownFeatureError,
 )
 from .recommender import Recommender
-from .types import Embedding, HistoryEvent, Query, Recommendation, ScoredItem, VersionStatus
+from .two_stage import TwoStageRecommender
+from .types import Embedding, HistoryEvent, Query, Range, Recommendation, Rules, ScoredItem, VersionStatus
 
 __all__ = [
     "ClientClosedError",
@@ -25,11 +26,14 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "Query",
+    "Range",
     "Recommendation",
     "Recommender",
     "RecommenderError",
+    "Rules",
     "ScoredItem",
     "ServerError",
+    "TwoStageRecommender",
     "UnavailableError",
     "UnknownFeatureError",
     "VersionStatus",

@@ -24,7 +24,8 @@ from .features import feature_columns
 from .inputs import complete, id_column, query_columns
 from .metadata import InputSpec, MetadataCache
 from .replies import embedding, item_lists, ranked_candidates
-from .types import Embedding, FeatureValue, Query, Recommendation, Time, VersionStatus
+from .rules import rule_columns
+from .types import Embedding, FeatureValue, Query, Recommendation, Rules, Time, VersionStatus
 
 _Inputs = dict[str, wire.TensorProto]
 
@@ -69,17 +70,25 @@ class Recommender:
         user: Mapping[str, FeatureValue] | None = None,
         context: Mapping[str, FeatureValue] | None = None,
         time: Time | None = None,
+        rules: Rules | None = None,
+        timings: bool = False,
         timeout: float | None = None,
     ) -> Recommendation:
         """Return the k best items for one user: retrieved, filtered and ranked. Fewer when fewer remain.
 
-        The arguments but `k` and `timeout` are those of `Query`.
+        The arguments but `k`, `timings` (also say how long each stage took) and `timeout` are those of `Query`.
         """
-        query = Query(user_id, history, user or {}, context or {}, time, exclude)
-        return self._lists("recommend", [query], k, (), timeout)[0]
+        query = Query(user_id, history, user or {}, context or {}, time, exclude, rules or Rules())
+        return self.recommend_many([query], k, timings=timings, timeout=timeout)[0]
 
     def recommend_many(
-        self, queries: Sequence[Query], k: int = 10, exclude: Sequence[str] = (), *, timeout: float | None = None
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        exclude: Sequence[str] = (),
+        *,
+        timings: bool = False,
+        timeout: float | None = None,
     ) -> list[Recommendation]:
         """Return one list per query, in one request.
 
@@ -87,9 +96,10 @@ class Recommender:
             queries: any number; none gives no lists, without a request.
             k: the length of every list.
             exclude: item ids to exclude from every list, beside each query's own.
+            timings: also say how long each stage took.
             timeout: seconds for the call.
         """
-        return self._lists("recommend", queries, k, exclude, timeout)
+        return self._lists("recommend_timed" if timings else "recommend", queries, k, exclude, timeout)
 
     def retrieve(
         self,
@@ -101,10 +111,11 @@ class Recommender:
         user: Mapping[str, FeatureValue] | None = None,
         context: Mapping[str, FeatureValue] | None = None,
         time: Time | None = None,
+        rules: Rules | None = None,
         timeout: float | None = None,
     ) -> Recommendation:
-        """Return the k best items of the first stage alone; no scores per task."""
-        query = Query(user_id, history, user or {}, context or {}, time, exclude)
+        """Return the k best items of the first stage alone; no scores per task, and no rules but filters."""
+        query = Query(user_id, history, user or {}, context or {}, time, exclude, rules or Rules())
         return self._lists("retrieve", [query], k, (), timeout)[0]
 
     def rank(
@@ -121,15 +132,13 @@ class Recommender:
         """Return all of the `candidates` scored for one user, best first; equal scores keep the given order."""
         query = Query(user_id, history, user or {}, context or {}, time)
         columns = {**query_columns([query]), "candidate_item_ids": id_column(candidates, "candidates")[np.newaxis]}
-        reply = self._predict("rank", lambda specs: _query_inputs("rank", [query], columns, specs), timeout)
+        reply = self.predict("rank", lambda specs: query_inputs("rank", [query], columns, specs), timeout)
         return ranked_candidates(reply, candidates)
 
     def similar_items(self, item_id: str, k: int = 10, *, timeout: float | None = None) -> Recommendation:
         """Return the k items nearest to `item_id`."""
-        columns = {"item_ids": id_column([item_id], "item_id"), "k": _k(k)}
-        reply = self._predict(
-            "similar_items", lambda specs: complete(columns, specs, "similar_items", batch=1), timeout
-        )
+        columns = {"item_ids": id_column([item_id], "item_id"), "k": whole_k(k)}
+        reply = self.predict("similar_items", lambda specs: complete(columns, specs, "similar_items", batch=1), timeout)
         return item_lists(reply)[0]
 
     def embed_query(
@@ -145,9 +154,7 @@ class Recommender:
         """Return the query tower's vector, ``[dim]``."""
         query = Query(user_id, history, user or {}, context or {}, time)
         columns = query_columns([query])
-        reply = self._predict(
-            "embed_query", lambda specs: _query_inputs("embed_query", [query], columns, specs), timeout
-        )
+        reply = self.predict("embed_query", lambda specs: query_inputs("embed_query", [query], columns, specs), timeout)
         batch = embedding(reply, 1)
         return Embedding(batch.values[0], batch.model_version)
 
@@ -170,7 +177,7 @@ class Recommender:
             columns = {"item_id": ids, **feature_columns("item", features, specs)}
             return complete(columns, specs, "embed_items", len(items))
 
-        return embedding(self._predict("embed_items", inputs, timeout), len(items))
+        return embedding(self.predict("embed_items", inputs, timeout), len(items))
 
     def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
         """Return the state of every version of the model that the server knows."""
@@ -221,22 +228,33 @@ class Recommender:
     def _lists(
         self, signature: str, queries: Sequence[Query], k: int, exclude: Sequence[str], timeout: float | None
     ) -> list[Recommendation]:
-        columns = {**query_columns(queries, exclude), "k": _k(k)}
+        columns = {**query_columns(queries, exclude), **rule_columns(queries), "k": whole_k(k)}
         if not queries:
             self._channel.check_open()
             return []
-        reply = self._predict(signature, lambda specs: _query_inputs(signature, queries, columns, specs), timeout)
+        reply = self.predict(signature, lambda specs: query_inputs(signature, queries, columns, specs), timeout)
         return item_lists(reply)
 
-    def _predict(
-        self, signature: str, inputs: Callable[[Mapping[str, InputSpec]], _Inputs], timeout: float | None
+    def predict(
+        self,
+        signature: str,
+        inputs: Callable[[Mapping[str, InputSpec]], _Inputs],
+        timeout: float | None,
+        version: int | None = None,
     ) -> wire.PredictResponse:
-        """Send one request; where a new version has changed the signature, once more with its inputs."""
+        """Send one request; where a new version has changed the signature, once more with its inputs.
+
+        Args:
+            signature: its name.
+            inputs: the tensors, given what the signature takes.
+            timeout: seconds for the call.
+            version: the only version that may answer; None lets the server choose.
+        """
         deadline = monotonic() + (self._timeout if timeout is None else timeout)
         self._channel.check_open()
         signatures = self._metadata.get(deadline)
         try:
-            return self._attempt(signature, inputs(signatures.signature(signature)), deadline)
+            return self._attempt(signature, inputs(signatures.signature(signature)), deadline, version)
         except InvalidRequestError as refusal:
             try:
                 fresh = self._metadata.refresh(deadline, signatures)
@@ -244,10 +262,14 @@ class Recommender:
                 raise refusal from None
             if fresh == signatures:
                 raise
-        return self._attempt(signature, inputs(fresh.signature(signature)), deadline)
+        return self._attempt(signature, inputs(fresh.signature(signature)), deadline, version)
 
-    def _attempt(self, signature: str, inputs: _Inputs, deadline: float) -> wire.PredictResponse:
+    def _attempt(
+        self, signature: str, inputs: _Inputs, deadline: float, version: int | None = None
+    ) -> wire.PredictResponse:
         spec = wire.ModelSpec(name=self._model_name, signature_name=signature)
+        if version is not None:
+            spec.version.value = version
         request = wire.PredictRequest(model_spec=spec, inputs=inputs)
         reply = self._channel.predict(request, max(deadline - monotonic(), 0))
         if reply.model_spec.HasField("version"):
@@ -270,12 +292,13 @@ class Recommender:
         ]
 
 
-def _query_inputs(
+def query_inputs(
     signature: str,
     queries: Sequence[Query],
     columns: Mapping[str, npt.NDArray[Any]],
     specs: Mapping[str, InputSpec],
 ) -> _Inputs:
+    """Encode queries with their features for a signature of these inputs."""
     features = {
         **feature_columns("user", [query.user for query in queries], specs),
         **feature_columns("context", [query.context for query in queries], specs),
@@ -283,7 +306,8 @@ def _query_inputs(
     return complete({**columns, **features}, specs, signature, len(queries))
 
 
-def _k(k: int) -> npt.NDArray[Any]:
+def whole_k(k: int) -> npt.NDArray[Any]:
+    """Return k as a tensor; raises InvalidRequestError where it is no whole number of at least 1."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise InvalidRequestError(f"k: expected a whole number of at least 1, found {k!r}")
     return np.array(k)

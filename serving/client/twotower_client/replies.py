@@ -15,6 +15,7 @@ from .tensors import decode
 from .types import Embedding, Recommendation, ScoredItem
 
 _TASK_PREFIX = "score_"
+_TIME_PREFIX = "ms_"
 
 
 def item_lists(reply: wire.PredictResponse) -> list[Recommendation]:
@@ -31,9 +32,21 @@ def item_lists(reply: wire.PredictResponse) -> list[Recommendation]:
                 if item_id
             ),
             reply.model_spec.version.value,
+            timings(reply, row),
         )
         for row, ids in enumerate(item_ids.tolist())
     ]
+
+
+def candidate_ids(reply: wire.PredictResponse) -> npt.NDArray[Any]:
+    """Read the first stage's ``item_ids`` [b, n] as they are, padding included."""
+    return _output(reply, "item_ids", rank=2)
+
+
+def timings(reply: wire.PredictResponse, row: int) -> dict[str, float]:
+    """Read every ``ms_<stage>`` [b] of a row; none where no times were asked for."""
+    names = [name for name in sorted(reply.outputs) if name.startswith(_TIME_PREFIX)]
+    return {name.removeprefix(_TIME_PREFIX): float(_output(reply, name, rank=1)[row]) for name in names}
 
 
 def ranked_candidates(reply: wire.PredictResponse, candidates: Sequence[str]) -> Recommendation:
