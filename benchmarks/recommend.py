@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from synthetic_shop import Shop, build, read
 
 from twotower.serving.server.servable import Servable, register_scann_ops
@@ -62,21 +63,19 @@ def measure(
             own = np.unique(given["history_item_ids"][0])
             others = shop.catalogue.ids[random.integers(0, len(shop.catalogue), shop.spec.ranking.candidates)]
             given["candidate_item_ids"] = np.concatenate([own, others])[np.newaxis]
-        feeds = {info.name: given.get(name, _missing(info)) for name, info in definition.inputs.items()}
+        feeds = {info.name: given.get(name, missing(info)) for name, info in definition.inputs.items()}
         started = time.perf_counter()
         served.run(feeds, outputs, None)
         taken.append(1e3 * (time.perf_counter() - started))
     return np.array(taken[WARM_UP:])
 
 
-def _missing(info: Any) -> npt.NDArray[Any]:
-    """One row in which nothing is known."""
-    import tensorflow as tf
-
+def missing(info: Any) -> npt.NDArray[Any]:
+    """One row of an input in which nothing is known."""
     dtype = tf.as_dtype(info.dtype)
     sizes = [max(dim.size, 0) for dim in info.tensor_shape.dim]
     shape = [1, *sizes[1:]] if sizes else []
-    return np.full(shape, b"" if dtype == tf.string else 0, dtype.as_numpy_dtype)
+    return np.full(shape, b"" if dtype == tf.string else np.nan if dtype.is_floating else 0, dtype.as_numpy_dtype)
 
 
 if __name__ == "__main__":

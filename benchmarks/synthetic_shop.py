@@ -129,11 +129,11 @@ def build(folder: Path, items: int, kind: Kind, *, trees: int = 200, serving: Ma
         dim = int(towers.query.get_concrete_function().output_shapes[1])
         vectors, tuning = clustered(items, 256, dim)
         index = IndexExport(build_index(vectors, kind, seed=1, queries=tuning))
-        loaded = []
+        loaded: dict[str, tf.Module] = {}
         for name, module in (("towers", towers), ("index", index), ("ranker", ranking)):
             options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
             tf.saved_model.save(module, f"{temporary}/{name}", options=options)
-            loaded.append(servable.load(Path(temporary, name)))
+            loaded[name] = servable.load(Path(temporary, name))
         file = Path(temporary, "ids")
         file.write_bytes(b"\n".join(shop.catalogue.ids.tolist()) + b"\n")
         ids, layer = ItemIds(file), data.output.transform_features_layer()
@@ -144,7 +144,7 @@ def build(folder: Path, items: int, kind: Kind, *, trees: int = 200, serving: Ma
             for name, values in shop.labels.items()
         }
         rules = Rules.of(shop_spec, {**raw, "price": np.arange(items, dtype=np.float32)}, ids, items)
-        recommender = Recommender(shop_spec, transform, *loaded, ids, rules)
+        recommender = Recommender(shop_spec, transform, loaded["towers"], loaded["index"], loaded["ranker"], ids, rules)
         servable.save(recommender, recommender.signatures(), folder, {"name": shop_spec.name})
     return shop
 

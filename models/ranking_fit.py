@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +94,7 @@ def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRan
 
 def refreshed_tables(
     spec: Spec,
-    tables: Mapping[str, npt.NDArray[np.generic]],
+    tables: Mapping[str, npt.NDArray[Any]],
     known: Catalogue,
     catalogue: Catalogue,
     rows: npt.NDArray[np.int32],

@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 Strings = npt.NDArray[np.object_]
 BATCH = 32
-# What is asked: the signature, and whether the user's own items are excluded.
+# The signatures that answer together where the stages are two.
 STAGES = ("candidates", "order")
+# What is asked: the signature, and whether the user's own items are excluded.
 ASKED = {"recommend": ("recommend", False), "retrieve": ("retrieve", False), "discover": ("recommend", True)}
 
 

@@ -47,12 +47,13 @@ def search(
         return _search_row(index, n_items, filters, given, vector, wanted)
 
     names = (*rules.specs(filters), "excluded")
-    return tf.map_fn(
+    found: tuple[tf.Tensor, tf.Tensor] = tf.map_fn(
         search_row,
         ({name: inputs[name] for name in names}, vectors),
         fn_output_signature=(tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)),
         parallel_iterations=1,
     )
+    return found
 
 
 def _search_row(
@@ -79,10 +80,12 @@ def _search_row(
         scores, rows = index.search(vector[tf.newaxis], asked)
         scores, rows = _best(scores[0], rows[0], filters, inputs, wanted)
         enough = (rows[-1] >= 0) | (asked >= n_items)
-        return tf.cond(enough, lambda: (scores, rows), exact)
+        filled: tuple[tf.Tensor, tf.Tensor] = tf.cond(enough, lambda: (scores, rows), exact)
+        return filled
 
     few = (counts[fewest] <= EXACT_ROWS) | (asked > OVER_FETCH)
-    return tf.cond(few & ~unfiltered, exact, over_fetch)
+    found: tuple[tf.Tensor, tf.Tensor] = tf.cond(few & ~unfiltered, exact, over_fetch)
+    return found
 
 
 def _exact(

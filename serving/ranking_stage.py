@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +38,8 @@ class RankingStage(tf.Module):
     ) -> None:
         super().__init__()
         self._trained_rows = None if getattr(ranker, "item_tables", None) else trained_rows
-        self._spec, self._ranker, self._ids, self._n_items = spec, ranker, ids, n_items
+        self._spec, self._ids, self._n_items = spec, ids, n_items
+        self._ranker: Any = ranker
         self._reranking = reranking
 
     def specs(self) -> dict[str, tf.TensorSpec]:

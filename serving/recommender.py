@@ -6,6 +6,7 @@ String ids at the boundary. Every signature is a method whose inputs are the sig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,8 @@ from twotower.serving.rules import Rules
 from twotower.serving.stage_clock import StageClock, untimed
 
 Tensors = dict[str, tf.Tensor]
+# A stage's name and what it does, to what that returns.
+Stage = Callable[[str, Callable[[], Any]], Any]
 Signatures = dict[str, tf.types.experimental.ConcreteFunction]
 
 # How many of an item's nearest are scored again by cosine, at least.
@@ -59,7 +62,10 @@ class Recommender(tf.Module):
     ) -> None:
         super().__init__()
         self._spec = spec
-        self._transform, self._towers, self._index, self._ids = transform, towers, index, ids
+        self._transform, self._ids = transform, ids
+        # Loaded modules have the functions that were saved, which no type knows.
+        self._towers: Any = towers
+        self._index: Any = index
         self._n_items = ids.size if n_items is None else n_items
         self._retrieval = RetrievalStage(spec, towers, index, ids, self._n_items, trained_rows, rules.filters)
         reranking = Reranking(rules.caps, rules.boosts, self._directions if rules.diversity else None)
@@ -133,7 +139,7 @@ class Recommender(tf.Module):
         rows = self._ids.rows(inputs["candidate_item_ids"])
         return self._listed(inputs, features, rows, k, stage, clock)
 
-    def _found(self, inputs: Tensors, stage: Callable[..., object]) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+    def _found(self, inputs: Tensors, stage: Stage) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
         """k, the query's features, and the rows of its candidates."""
         k = self._checked(inputs["k"])
         wanted = tf.minimum(tf.maximum(k, self._spec.ranking.candidates), self._n_items)
@@ -148,11 +154,11 @@ class Recommender(tf.Module):
         features: Tensors,
         rows: tf.Tensor,
         k: tf.Tensor,
-        stage: Callable[..., object],
+        stage: Stage,
         clock: StageClock | None,
     ) -> Tensors:
         scores = stage("ranking", lambda: self._ranking.scores(features, rows))
-        listed = stage("rules", lambda: self._ranking.best(scores, rows, k, inputs))
+        listed: Tensors = stage("rules", lambda: self._ranking.best(scores, rows, k, inputs))
         return listed if clock is None else {**listed, **clock.outputs(tf.shape(rows)[0])}
 
     def _retrieve(self, inputs: Tensors) -> Tensors:

@@ -71,7 +71,8 @@ class Reranking(tf.Module):
         """
         k = tf.minimum(k, tf.shape(scores)[1])
         if not self._caps and self._directions is None:
-            return tf.math.top_k(scores, k)
+            values, places = tf.math.top_k(scores, k)
+            return values, places
         caps = {name: inputs[f"cap_{name}"] for name in self._caps}
         strength = tf.zeros_like(scores[:, 0:1])
         if self._directions is not None:
@@ -82,11 +83,12 @@ class Reranking(tf.Module):
         needed = tf.reduce_any(strength > 0)
         for cap in caps.values():
             needed |= tf.reduce_any(cap > 0)
-        return tf.cond(
+        best: tuple[tf.Tensor, tf.Tensor] = tf.cond(
             needed,
             lambda: self._one_after_the_other(scores, rows, k, caps, strength),
             lambda: tuple(tf.math.top_k(scores, k)),
         )
+        return best
 
     def _one_after_the_other(
         self, scores: tf.Tensor, rows: tf.Tensor, k: tf.Tensor, caps: Tensors, strength: tf.Tensor

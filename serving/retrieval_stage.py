@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +44,9 @@ class RetrievalStage(tf.Module):
         filters: tuple[Filter, ...],
     ) -> None:
         super().__init__()
-        self._spec, self._towers, self._index, self._ids = spec, towers, index, ids
+        self._spec, self._ids = spec, ids
+        self._towers: Any = towers
+        self._index: Any = index
         self._n_items, self._trained_rows, self._filters = n_items, trained_rows, filters
 
     def specs(self) -> dict[str, tf.TensorSpec]:
@@ -71,7 +74,8 @@ class RetrievalStage(tf.Module):
             return scores, tf.where(rows < 0, self._ids.size, rows)
 
         used = tf.reduce_any(rules.used(self._filters, inputs))
-        return tf.cond(used, filtered, lambda: self._unfiltered(excluded, vectors, wanted))
+        best: tuple[tf.Tensor, tf.Tensor] = tf.cond(used, filtered, lambda: self._unfiltered(excluded, vectors, wanted))
+        return best
 
     def candidates(self, inputs: Tensors, features: Tensors, vectors: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """[b, m] rows of the best ``wanted`` items and of the history's, each once and allowed, ascending; padded."""

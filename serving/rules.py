@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from twotower.features.spec import NumberFeature, Spec
@@ -30,7 +30,7 @@ class Rules:
     diversity: bool
 
     @classmethod
-    def of(cls, spec: Spec, raw: Mapping[str, npt.NDArray[np.generic]], ids: ItemIds, n_items: int) -> Rules:
+    def of(cls, spec: Spec, raw: Mapping[str, npt.NDArray[Any]], ids: ItemIds, n_items: int) -> Rules:
         """The rules of ``spec.serving.rules``.
 
         Args:
@@ -41,12 +41,10 @@ class Rules:
             n_items: how many of them can be recommended.
         """
         offered = spec.serving.rules
-        attributes = {
-            name: (NumberAttribute if isinstance(spec.item_features[name], NumberFeature) else LabelAttribute)(
-                raw[name]
-            )
-            for name in offered.features
-        }
+        attributes: dict[str, Any] = {}
+        for name in offered.features:
+            number = isinstance(spec.item_features[name], NumberFeature)
+            attributes[name] = NumberAttribute(raw[name]) if number else LabelAttribute(raw[name])
         filters: list[Filter] = [AllowList(ids, n_items)] if offered.allow_list else []
         for name in offered.filters:
             attribute = attributes[name]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 import yaml
 from test_splits_end_to_end import KINDS, OWN, events
 
@@ -68,7 +69,7 @@ class Shop:
             empty = np.nan if spec.dtype.is_floating else b"" if spec.dtype.name == "string" else 0
             shape = [2, 0] if spec.shape.rank == 2 else [2]
             value = {**history, **given}.get(name, np.full(shape, empty))
-            request[name] = servable.tf.constant(value, spec.dtype, shape=None if np.size(value) else shape)
+            request[name] = tf.constant(value, spec.dtype, shape=None if np.size(value) else shape)
         answer = asked_for(models, "recommend", request)
         assert [row for row in answer["scores"].numpy() if (np.diff(row[np.isfinite(row)]) > 0).any()] == []
         return [[name for name in row if name] for row in answer["item_ids"].numpy().tolist()]

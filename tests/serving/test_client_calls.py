@@ -41,7 +41,7 @@ class ScriptedServer:
     """Speaks the three methods; answers every recommend with one item named after the user. Counts attempts."""
 
     def __init__(self, port: int = 0) -> None:
-        self.version = 1
+        self.name, self.version = "m", 1
         self.signatures: dict[str, Inputs] = {"recommend": LISTS, "embed_query": QUERY}
         self.attempts: Counter[str] = Counter()
         self.requests: list[wire.PredictRequest] = []
@@ -79,7 +79,7 @@ class ScriptedServer:
         return grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", handlers)
 
     def _spec(self, signature: str = "") -> wire.ModelSpec:
-        return wire.ModelSpec(name="m", version=wire.Int64Value(value=self.version), signature_name=signature)
+        return wire.ModelSpec(name=self.name, version=wire.Int64Value(value=self.version), signature_name=signature)
 
     def _predict(self, request: wire.PredictRequest, context: grpc.ServicerContext) -> wire.PredictResponse:
         self.attempts["Predict"] += 1
@@ -110,7 +110,7 @@ class ScriptedServer:
         self, request: wire.GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> wire.GetModelMetadataResponse:
         self.attempts["GetModelMetadata"] += 1
-        if request.model_spec.name != "m":
+        if request.model_spec.name != self.name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request.model_spec.name}")
         signatures = wire.SignatureDefMap()
         for name, inputs in self.signatures.items():

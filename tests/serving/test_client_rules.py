@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from test_client_calls import LISTS, QUERY, ScriptedServer
@@ -62,6 +63,7 @@ class TwoServers:
 
     def __init__(self, moved: int = 0) -> None:
         self.retrieval, self.ranking = ScriptedServer(), ScriptedServer()
+        self.retrieval.name, self.ranking.name = "recommender_retrieval", "recommender_ranking"
         self.retrieval.signatures = dict.fromkeys(("candidates", "candidates_timed"), CANDIDATES)
         self.ranking.signatures = dict.fromkeys(("order", "order_timed"), ORDER)
         ids = encode(np.array([[b"a", b"b", b""]], object), wire.DT_STRING)
@@ -77,7 +79,9 @@ class TwoServers:
         def before(context: Any) -> None:
             if self.moved:
                 self.moved -= 1
-                context.abort(wire_not_found(), "Servable not found for request: Specific(recommender_ranking, 1)")
+                context.abort(
+                    grpc.StatusCode.NOT_FOUND, "Servable not found for request: Specific(recommender_ranking, 1)"
+                )
 
         self.ranking.before_predict = before
 
@@ -87,12 +91,6 @@ class TwoServers:
     def stop(self) -> None:
         self.retrieval.stop()
         self.ranking.stop()
-
-
-def wire_not_found() -> Any:
-    import grpc
-
-    return grpc.StatusCode.NOT_FOUND
 
 
 def test_each_stage_is_told_its_part_and_both_the_version() -> None:

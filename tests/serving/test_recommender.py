@@ -121,15 +121,15 @@ def compose(shop: Shop, folder: Path, spec: Spec, rules: Callable[[ItemIds], Rul
     tf.saved_model.save(ranking, str(folder / "ranker"))
     retriever = TowerRetriever(str(folder / "towers"), catalogue, queries)
     tf.saved_model.save(IndexExport(build_index(retriever.items, "exact", seed=1)), str(folder / "index"))
-    loaded = [tf.saved_model.load(str(folder / name)) for name in ("towers", "index", "ranker")]
+    loaded_towers, index, ranker = (tf.saved_model.load(str(folder / name)) for name in ("towers", "index", "ranker"))
     ids = ItemIds(data.item_ids_file)
     layer = data.output.transform_features_layer()
     transform = RequestTransform(spec, layer, data.query_encodings, data.item_encodings, N_ITEMS, ids, SPLIT)
-    recommender = Recommender(spec, transform, *loaded, ids, rules(ids))
+    recommender = Recommender(spec, transform, loaded_towers, index, ranker, ids, rules(ids))
     (folder / "saved").mkdir()
     servable.save(recommender, recommender.signatures(), folder / "saved", {"name": "tiny"})
     signatures = servable.load(folder / "saved").signatures
-    return Composed(folder / "saved", signatures, retriever, loaded[2], train, queries)
+    return Composed(folder / "saved", signatures, retriever, ranker, train, queries)
 
 
 def same(found: Answer, expected: Answer, *, abs_scores: float = 1e-5) -> None:

@@ -32,7 +32,8 @@ def rule_columns(queries: Sequence[Query]) -> dict[str, npt.NDArray[Any]]:
 
 def _inputs(query: Query) -> dict[str, Any]:
     """The inputs of one query: a list where there may be several values, otherwise a number."""
-    rules, found = query.rules, {}
+    rules = query.rules
+    found: dict[str, Any] = {}
     if rules.allowed is not None:
         found["allowed_item_ids"] = _labels("allowed", rules.allowed)
     for name, wanted in rules.filters.items():
