@@ -131,7 +131,8 @@ def _parts(spec: Spec, data: Transformed, outputs: Outputs, rows: Rows, folder: 
         ids=ItemIds(file),
         n_items=rows.n_items,
         trained_rows=rows.trained,
-        raw=raw_items.attributes(spec, rows.records),
+        # What is gone has no labels and no numbers.
+        raw=raw_items.attributes(spec, [*rows.records, *({} for _ in rows.ids[rows.n_items :])]),
         reference_time=end,
     )
 

@@ -53,7 +53,7 @@ class Parts:
         ids: of the items, those of the index first.
         n_items: how many the index has.
         trained_rows: [ids + 1] the towers' row of each, where it is another one.
-        raw: what the rules read of the first ``n_items``, by feature.
+        raw: what the rules read of the items, by feature; those behind the first ``n_items`` have nothing.
         reference_time: "now" for a request without a time, unix seconds.
     """
 

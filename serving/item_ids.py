@@ -34,4 +34,5 @@ class ItemIds(tf.Module):
 
     def names(self, rows: tf.Tensor) -> tf.Tensor:
         """Rows [...] to ids."""
-        return tf.gather(self._ids.read_value(), rows)
+        # Reading the variable first would copy every id: nothing else reads it.
+        return self._ids.sparse_read(rows)

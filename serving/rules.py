@@ -35,7 +35,7 @@ class Rules:
 
         Args:
             spec: the shop.
-            raw: [n_items] the items' labels (objects of bytes, empty = missing) and numbers (float32, NaN = missing)
+            raw: [ids] the items' labels (objects of bytes, empty = missing) and numbers (float32, NaN = missing)
                 as the shop gave them, by each feature of ``spec.serving.rules.features``.
             ids: of the items.
             n_items: how many of them can be recommended.
