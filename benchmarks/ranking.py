@@ -61,7 +61,7 @@ def main() -> None:
     groups = item_groups(catalogue)
     end = training_end(spec.split, train.history)
     snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
-    numbers = RankingFeatures(groups, len(catalogue), snapshot)
+    numbers = RankingFeatures(groups, snapshot)
     started = time.monotonic()
     training = training_lists(spec, train, Queries(spec, train, len(catalogue)), catalogue)
     print(f"{len(training.lists):,} lists, {len(numbers.names)} features: {time.monotonic() - started:.0f} s")

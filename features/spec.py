@@ -294,10 +294,27 @@ class Evaluation(Section):
         return cutoffs
 
 
+class Rules(Section):
+    """The business rules that a request may give: by which of the items' features, and what else."""
+
+    filters: tuple[Name, ...] = ()
+    caps: tuple[Name, ...] = ()
+    boosts: tuple[Name, ...] = ()
+    allow_list: bool = False
+    diversity: bool = False
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Every feature that a rule reads, once."""
+        return tuple(dict.fromkeys((*self.filters, *self.caps, *self.boosts)))
+
+
 class Serving(Section):
-    """What is pushed and which index ``twotower serve`` picks."""
+    """What is pushed, in how many servables, what requests may ask for, and which index ``twotower serve`` picks."""
 
     model_name: Name = "recommender"
+    shape: Literal["composed", "two_stage"] = "composed"
+    rules: Rules = Rules()
     index: Literal["scann", "portable"] = "scann"
     exact_below: int = Field(20_000, ge=0)
     embeddings: Precision = "float32"
@@ -354,6 +371,24 @@ class Spec(Section):
                 labels = [label for label, feature in features.items() if isinstance(feature, CategoryFeature)]
                 expected = f"one of {', '.join(labels)}" if labels else "none, for no feature there is one"
                 raise ValueError(f"evaluation.{key}: found '{name}', expected a feature of kind category: {expected}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _rules_read_what_items_have(self) -> Spec:
+        rules = self.serving.rules
+        for key, names, kinds in (
+            ("filters", rules.filters, (CategoryFeature, NumberFeature)),
+            ("caps", rules.caps, (CategoryFeature,)),
+            ("boosts", rules.boosts, (CategoryFeature,)),
+        ):
+            fitting = [name for name, feature in self.item_features.items() if isinstance(feature, kinds)]
+            for name in names:
+                if name not in fitting:
+                    kind = "category or number" if len(kinds) > 1 else "category"
+                    expected = f"one of {', '.join(fitting)}" if fitting else "none, for no feature there is one"
+                    raise ValueError(
+                        f"serving.rules.{key}: found '{name}', expected an item feature of kind {kind}: {expected}"
+                    )
         return self
 
     @property

@@ -54,16 +54,23 @@ class TowerRetriever:
         return retrieve
 
 
-def embed_catalogue(towers: tf.Module, catalogue: Catalogue) -> Float32:
-    """Candidate embeddings [items, dim] in vocabulary order."""
-    rows = np.arange(len(catalogue))
-    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+def embed_catalogue(towers: tf.Module, catalogue: Catalogue, rows: npt.NDArray[np.int32] | None = None) -> Float32:
+    """Candidate embeddings [items, dim] in the catalogue's order.
+
+    Args:
+        towers: a loaded ``TowersExport``.
+        catalogue: the items.
+        rows: [items] by which row the towers know each, their catalogue's size = not at all; without it, by its own.
+    """
+    known = np.arange(len(catalogue)) if rows is None else rows
+    every = np.arange(len(catalogue))
+    blocks = [every[start : start + BLOCK] for start in range(0, len(every), BLOCK)]
     return np.concatenate(
         [
             np.asarray(
                 towers.candidate(
                     {
-                        "item_id": tf.constant(block, tf.int64),
+                        "item_id": tf.constant(known[block], tf.int64),
                         **{name: tf.constant(table[block]) for name, table in catalogue.features.items()},
                     }
                 )

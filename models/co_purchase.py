@@ -17,6 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from twotower.features.timelines import Timelines
 from twotower.models.family.interactions import normalised
+from twotower.models.row_sets import contains
 
 Float32 = npt.NDArray[np.float32]
 
@@ -27,6 +28,11 @@ HALF_LIVES = (40, 10_000)
 # The latest events that are compared with each candidate, and how many of the closest are averaged.
 COMPARED = 300
 CLOSEST = 5
+CO_PURCHASE_FEATURES = (
+    *(f"{kind}_{half_life}" for half_life in HALF_LIVES for kind in ("together", "cosine")),
+    "closest",
+    "close",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def item_vectors(history: Timelines, at: int, n_items: int, dim: int, seed: int)
 
 def interest(source: tf.Tensor, ages: tf.Tensor, half_life: float) -> tf.Tensor:
     """[b, d] the histories' vectors: the ``source`` [b, h, d] of their items, decayed by age [b, h]."""
-    return tf.einsum("bh,bhd->bd", tf.pow(2.0, -ages / half_life), source)
+    return tf.linalg.matvec(source, tf.pow(2.0, -ages / half_life), transpose_a=True)
 
 
 def co_purchase_features(
@@ -97,18 +103,27 @@ def co_purchase_features(
     length = tf.norm(target, axis=2)
     for half_life in HALF_LIVES:
         history = interest(source, ages, half_life)
-        score = tf.einsum("bd,bnd->bn", history, target)
+        score = tf.linalg.matvec(target, history)
         found[f"together_{half_life}"] = score
         found[f"cosine_{half_life}"] = tf.math.divide_no_nan(score, length * tf.norm(history, axis=1, keepdims=True))
     latest = items[:, :COMPARED]
-    places = tf.range(tf.shape(latest)[1])
-    earlier = (latest[:, :, tf.newaxis] == latest[:, tf.newaxis, :]) & (places[:, tf.newaxis] > places)
-    repeated = tf.reduce_any(earlier, axis=2) | (latest == tf.shape(vectors)[0] - 1)
-    cosines = tf.matmul(_direction(asked), _direction(known[:, :COMPARED]), transpose_b=True)
-    other = (candidates[:, :, tf.newaxis] != latest[:, tf.newaxis, :]) & ~repeated[:, tf.newaxis, :]
-    cosines = tf.pad(tf.where(other, cosines, 0.0), [[0, 0], [0, 0], [0, CLOSEST]])
-    closest = tf.math.top_k(cosines, CLOSEST, sorted=True)[0]
+    # An event of an item that is there already has no direction: its cosines are 0, which do not count.
+    directions = _direction(known[:, :COMPARED]) * _once(latest, tf.shape(vectors)[0])[:, :, tf.newaxis]
+    directions = tf.pad(directions, [[0, 0], [0, tf.maximum(CLOSEST + 1 - tf.shape(latest)[1], 0)], [0, 0]])
+    best = tf.math.top_k(tf.matmul(_direction(asked), directions, transpose_b=True), CLOSEST + 1).values
+    # An item in the history is nearest to itself.
+    own = contains(latest, candidates)[:, :, tf.newaxis]
+    closest = tf.nn.relu(tf.where(own, best[:, :, 1:], best[:, :, :-1]))
     return {**found, "closest": closest[:, :, 0], "close": tf.reduce_mean(closest, axis=2)}
+
+
+def _once(items: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """[b, h] 1 for the first of each item of [b, h] rows below ``size`` in its list, 0 for the others."""
+    rows = tf.range(tf.shape(items)[0], dtype=tf.int64)[:, tf.newaxis] * tf.cast(size, tf.int64)
+    distinct, place = tf.unique(tf.reshape(rows + tf.cast(items, tf.int64), [-1]))
+    firsts = tf.math.unsorted_segment_min(tf.range(tf.size(place)), place, tf.size(distinct))
+    once = tf.scatter_nd(firsts[:, tf.newaxis], tf.ones_like(firsts, tf.float32), tf.shape(place))
+    return tf.reshape(once, tf.shape(items))
 
 
 def _direction(vectors: tf.Tensor) -> tf.Tensor:

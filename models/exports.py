@@ -65,11 +65,15 @@ class TowersExport(tf.Module):
 
 
 class RankingExport(tf.Module):
-    """``score(features, candidates [b, n])`` to each task's scores [b, n]."""
+    """``score(features, candidates [b, n])`` to each task's scores [b, n].
+
+    ``item_tables`` are the ranker's, if it has any: variables that may be assigned tables of other items.
+    """
 
     def __init__(self, ranker: Ranker, query_encodings: Sequence[Encoding]) -> None:
         super().__init__()
         self._ranker = ranker
+        self.item_tables = dict(getattr(ranker, "item_tables", {}))
         candidates = tf.TensorSpec([None, None], tf.int32, "candidates")
         self.score = tf.function(self._score, [query_signature(query_encodings), candidates])
 

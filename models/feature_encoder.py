@@ -48,5 +48,5 @@ class FeatureEncoder(tf.keras.layers.Layer):
 def masked_mean(vectors: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Mean over axis 1 of [b, n, dim] where ``mask`` [b, n] holds; zeros where it never does."""
     weights = tf.cast(mask, vectors.dtype)
-    total = tf.einsum("bnd,bn->bd", vectors, weights)
+    total = tf.reduce_sum(vectors * weights[:, :, tf.newaxis], axis=1)
     return tf.math.divide_no_nan(total, tf.reduce_sum(weights, axis=1, keepdims=True))

@@ -13,6 +13,8 @@ import tensorflow_recommenders as tfrs
 from twotower.features.encoding import Encoding
 from twotower.features.model_choices import MultiTask
 from twotower.models.feature_encoder import FeatureEncoder
+from twotower.models.quantized import gather
+from twotower.models.ranking_features import item_table
 from twotower.models.tables import Catalogue
 
 Features = Mapping[str, tf.Tensor]
@@ -24,7 +26,11 @@ CROSS_RANK = 64
 
 
 class RankingNetwork(tf.keras.Model):
-    """Scores candidates for queries, one score a task; the catalogue's features are looked up inside by row."""
+    """Scores candidates for queries, one score a task; the catalogue's features are looked up inside by row.
+
+    Attributes:
+        item_tables: what ``catalogue_tables`` gives, as variables that may be assigned tables of other items.
+    """
 
     def __init__(
         self,
@@ -36,11 +42,7 @@ class RankingNetwork(tf.keras.Model):
         crosses: int,
     ) -> None:
         super().__init__()
-        # One more row stands for padding and unknown items.
-        self._catalogue = {
-            encoding.name: tf.Variable(_with_unknown(catalogue.features[encoding.name], encoding), trainable=False)
-            for encoding in catalogue.encodings
-        }
+        self.item_tables = {name: item_table(values) for name, values in catalogue_tables(catalogue).items()}
         self._item_encoder = FeatureEncoder(catalogue.encodings)
         self._query_encoder = FeatureEncoder(query)
         self._mean = tf.Variable(tf.zeros([width]), trainable=False, name="mean")
@@ -71,9 +73,9 @@ class RankingNetwork(tf.keras.Model):
         for cross in self._crosses:
             crossed = cross(first, crossed)
         parts = [crossed]
-        if self._catalogue:
+        if self.item_tables:
             flat = tf.reshape(candidates, [-1])
-            encoded = self._item_encoder({name: tf.gather(table, flat) for name, table in self._catalogue.items()})
+            encoded = self._item_encoder({name: gather(table, flat) for name, table in self.item_tables.items()})
             parts.append(tf.reshape(encoded, [shape[0], shape[1], encoded.shape[-1]]))
         if self._query_encoder.encodings:
             asked = self._query_encoder(features)
@@ -120,6 +122,11 @@ def listwise_loss(logits: tf.Tensor, bought: tf.Tensor, weight: tf.Tensor) -> tf
     total = tf.reduce_logsumexp(tf.where(weight > 0, logits + tf.math.log(tf.maximum(weight, 1e-9)), -1e9), axis=1)
     positives = weight * bought
     return tf.math.divide_no_nan(tf.reduce_sum(positives * (total[:, tf.newaxis] - logits)), tf.reduce_sum(positives))
+
+
+def catalogue_tables(catalogue: Catalogue) -> dict[str, npt.NDArray[np.generic]]:
+    """The items' features by encoding, [n_items + 1, ...]; the last row is an unknown item's, and padding's."""
+    return {e.name: _with_unknown(catalogue.features[e.name], e) for e in catalogue.encodings}
 
 
 def _with_unknown(table: npt.NDArray[np.generic], encoding: Encoding) -> npt.NDArray[np.generic]:

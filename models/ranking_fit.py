@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from twotower.features.model_choices import MultiTask
 from twotower.features.spec import Spec
 from twotower.models.boosted_trees import BoostedTrees, grow
+from twotower.models.co_purchase import ItemVectors
 from twotower.models.contract import Features
 from twotower.models.moments import training_end
-from twotower.models.ranking import Ranking, RankingNetwork
+from twotower.models.ranking import Ranking, RankingNetwork, catalogue_tables
 from twotower.models.ranking_contract import Ranker, RankingData
-from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
+from twotower.models.ranking_features import RankingFeatures, Snapshot, feature_tables, item_groups
 from twotower.models.ranking_inputs import training_dataset, training_lists
 from twotower.models.tables import Catalogue, Users
 from twotower.models.training import Progress, progress
@@ -30,6 +36,11 @@ class MultiTaskRanker(tf.Module):
         self.numbers, self.network = numbers, network
         self.trees: BoostedTrees | None = None
         self.slope, self.offset = tf.Variable(1.0, trainable=False), tf.Variable(0.0, trainable=False)
+
+    @property
+    def item_tables(self) -> dict[str, tf.Variable]:
+        """What is known of each item, [n_items + 1, ...] by name; see ``refreshed_tables``."""
+        return {**self.numbers.item_tables, **self.network.item_tables}
 
     def __call__(self, features: Features, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         """Query features and candidates [b, n] to ``bought`` and ``quantity`` [b, n]."""
@@ -70,7 +81,7 @@ def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRan
     groups = item_groups(catalogue)
     end = training_end(spec.split, train.history)
     snapshot = Snapshot.take(spec, train.history, catalogue, groups, end)
-    numbers = RankingFeatures(groups, len(catalogue), snapshot)
+    numbers = RankingFeatures(groups, snapshot)
     network = RankingNetwork(
         train.encodings,
         catalogue,
@@ -79,6 +90,37 @@ def build_ranker(spec: Spec, catalogue: Catalogue, train: Users) -> MultiTaskRan
         crosses=choice.crosses,
     )
     return MultiTaskRanker(numbers, network)
+
+
+def refreshed_tables(
+    spec: Spec,
+    tables: Mapping[str, npt.NDArray[Any]],
+    known: Catalogue,
+    catalogue: Catalogue,
+    rows: npt.NDArray[np.int32],
+    train: Users,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """A trained ranker's ``item_tables`` for other items.
+
+    Items that it knew keep their co-purchase vectors. New ones have none, and the statistics of an item that nobody
+    bought; what their groups sold is theirs too.
+
+    Args:
+        spec: the shop.
+        tables: the trained ones.
+        known: the items that it was trained on.
+        catalogue: the n items that it is to know, with their features.
+        rows: [n + 1] the trained row of each, the known catalogue's size = new; the last is an unknown item's.
+        train: whom it was trained on.
+    """
+    groups = item_groups(catalogue, item_groups(known))
+    place = np.full(len(known) + 1, len(catalogue), np.int32)
+    place[rows[:-1]] = np.arange(len(catalogue))
+    place[len(known)] = len(catalogue)
+    history = replace(train.history, items=place[train.history.items])
+    statistics = Snapshot.statistics_of(spec, history, catalogue, groups, training_end(spec.split, train.history))
+    vectors = ItemVectors(tables["vectors"][rows], tables["root"][rows])
+    return {**feature_tables(groups, Snapshot(statistics, vectors)), **catalogue_tables(catalogue)}
 
 
 def fit(data: RankingData) -> Ranker:

@@ -57,7 +57,7 @@ def training_lists(spec: Spec, users: Users, queries: Queries, catalogue: Catalo
             continue
         lists.append(found)
         known = found.cuts - users.history.offsets[found.users]
-        numbers.append(_numbers(RankingFeatures(groups, n_items, snapshot), queries, found, np.minimum(known, length)))
+        numbers.append(_numbers(RankingFeatures(groups, snapshot), queries, found, np.minimum(known, length)))
     whole = {f.name: np.concatenate([getattr(each, f.name) for each in lists]) for f in fields(RankingLists)}
     return TrainingLists(RankingLists(**whole), np.concatenate(numbers))
 

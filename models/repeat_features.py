@@ -3,14 +3,18 @@
 Training and serving run this same code, so that they cannot differ. Anderson et al. 2014
 (doi:10.1145/2566486.2568018) show that recency and frequency drive repeat consumption. All counts are of
 baskets, events of one user at one time, not of lines.
+
+The item itself and each of its groups are kinds of keys, and all kinds are counted together: a graph of few large
+operations answers one request several times as fast as one of many small ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 # Half-lives, in days, of the decayed counts.
@@ -18,195 +22,208 @@ HALF_LIVES = (5, 14, 40, 120)
 # What an absent item answers for "days since" and for "baskets since": longer than any history is worth telling apart.
 NEVER = 1_000.0
 
+RECENT = tuple(f"recent_{half_life}" for half_life in HALF_LIVES)
+PARTS = tuple(f"part_{half_life}" for half_life in HALF_LIVES)
+ITEM_FEATURES = (
+    "count", *(name for pair in zip(RECENT, PARTS, strict=True) for name in pair),
+    "last", "first", "gap", "spread", "latest_gap", "due", "trips", "share", "year_ago",
+)  # fmt: skip
 # What is kept of a group; shares and cycles of groups brought nothing in benchmarks/README.md, "Ranking".
-GROUP_FEATURES = ("count", *(f"recent_{half_life}" for half_life in HALF_LIVES), "last", "first", "gap")
+GROUP_FEATURES = ("count", *RECENT, "last", "first", "gap")
+USER_FEATURES = ("count", *RECENT, "last", "first", "distinct", "lines", "variety")
+# What stands for a key that the history does not have, where it is not 0.
+MISSING = {"last": NEVER, "first": NEVER, "trips": NEVER}
+# Counts and days, which are log1p.
+LOGS = ("count", *RECENT, "last", "first", "gap", "latest_gap", "trips", "year_ago", "distinct")
 
 Named: TypeAlias = dict[str, tf.Tensor]
 
 
-@dataclass(frozen=True)
-class Group:
-    """A way to put items together: by category, brand, and so on.
-
-    Attributes:
-        of_item: [n_items + 1] int32 group of each item; the last place is an unknown item's.
-        size: number of groups; ``size - 1`` means unknown, which is no group to share.
-    """
-
-    of_item: tf.Tensor
-    size: int
-
-
-@dataclass(frozen=True)
-class _Events:
-    """The known events of b histories, flat, each row's most recent first: [events] each.
-
-    ``baskets`` numbers each row's baskets from the most recent, 0.
-    """
-
-    items: tf.Tensor
-    rows: tf.Tensor
-    ages: tf.Tensor
-    baskets: tf.Tensor
-    batch: tf.Tensor
-
-    @classmethod
-    def read(cls, items: tf.Tensor, ages: tf.Tensor, n_items: int) -> _Events:
-        known = tf.reshape(items < n_items, [-1])
-        batch, length = tf.shape(items)[0], tf.shape(items)[1]
-        items, ages, rows = (
-            tf.boolean_mask(tf.reshape(values, [-1]), known)
-            for values in (items, ages, tf.repeat(tf.range(batch), length))
-        )
-        number = tf.cumsum(tf.cast(_changes(rows) | _changes(ages), tf.int32))
-        first = tf.math.unsorted_segment_min(number, rows, batch)
-        return cls(items, rows, ages, number - tf.gather(first, rows), batch)
-
-    def where(self, keep: tf.Tensor) -> _Events:
-        items, rows, ages, baskets = (
-            tf.boolean_mask(values, keep) for values in (self.items, self.rows, self.ages, self.baskets)
-        )
-        return _Events(items, rows, ages, baskets, self.batch)
+def names(groups: Sequence[str]) -> list[str]:
+    """The features in their order: ``item_*`` of the item itself, ``<group>_*`` of each group, and ``user_*``."""
+    of_groups = [f"{group}_{name}" for group in groups for name in (*GROUP_FEATURES, "own", "distinct")]
+    return [*(f"item_{name}" for name in ITEM_FEATURES), *of_groups, *(f"user_{name}" for name in USER_FEATURES)]
 
 
 def repeat_features(
-    items: tf.Tensor, ages: tf.Tensor, candidates: tf.Tensor, n_items: int, groups: Mapping[str, Group]
-) -> Named:
-    """What the history says of each candidate, of its groups, and of the user.
+    items: tf.Tensor, ages: tf.Tensor, candidates: tf.Tensor, n_items: tf.Tensor | int, groups: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """What the history says of each candidate, of its groups, and of the user; counts and days are log1p.
+
+    ``count`` of baskets; ``recent_<half-life>``, the same decayed, and ``part_<half-life>``, that as a part of all
+    of the user's baskets; days since the ``last`` and the ``first``; mean days between two, ``gap``, their standard
+    deviation over the mean, ``spread``, and the ``latest_gap``; ``due``, days since the last over the mean gap;
+    ``trips``, the user's baskets since the last; ``share`` of the user's baskets since the first; and
+    ``year_ago``, baskets 10 to 13 months ago. Of a group also the item's ``own`` part of its baskets, and how many
+    ``distinct`` items of it there are. Those of the user are alike for all candidates.
 
     Args:
         items: [b, h] catalogue rows of the history, most recent first; ``n_items`` = padding or unknown.
         ages: [b, h] float32, days before the request.
         candidates: [b, n] catalogue rows; ``n_items`` = padding.
         n_items: size of the catalogue.
-        groups: by name.
+        groups: ways to put items together, by category, brand, and so on: [n_items + 1] int32 group of each item. An
+            unknown item's is the last and the highest, and means unknown, which is no group to share.
 
     Returns:
-        [b, n] float32 features by name: ``item_*`` of the item itself, ``<group>_*`` of each of its groups, and
-        ``user_*``, which are alike for all candidates. Counts and days are log1p.
+        [b, n, width] float32, as ``names`` says.
     """
+    shape = tf.shape(candidates)
     events = _Events.read(items, ages, n_items)
     user = _user(events)
-    found, item_count = _counted(events, events.items, candidates, n_items + 1, user)
-    features = {f"item_{name}": values for name, values in found.items()}
-    pairs = tf.unique(tf.cast(events.rows, tf.int64) * n_items + tf.cast(events.items, tf.int64))[0]
-    distinct_rows, distinct_items = tf.cast(pairs // n_items, tf.int32), tf.cast(pairs % n_items, tf.int32)
-    user["distinct"] = tf.math.unsorted_segment_sum(tf.ones_like(pairs, tf.float32), distinct_rows, events.batch)
-    for name, group in groups.items():
-        keys, wanted = tf.gather(group.of_item, events.items), tf.gather(group.of_item, candidates)
-        known = keys < group.size - 1
-        found, count = _counted(events.where(known), tf.boolean_mask(keys, known), wanted, group.size, user)
-        features |= {f"{name}_{key}": values for key, values in found.items() if key in GROUP_FEATURES}
-        features[f"{name}_own"] = tf.math.divide_no_nan(item_count, count)
-        keys = tf.gather(group.of_item, distinct_items)
-        known = keys < group.size - 1
-        distinct = _distinct(
-            tf.boolean_mask(distinct_rows, known), tf.boolean_mask(keys, known), wanted, group.size, events.batch
-        )
-        features[f"{name}_distinct"] = tf.math.log1p(distinct)
-    lines = tf.math.unsorted_segment_sum(tf.ones_like(events.ages), events.rows, events.batch)
-    asked = {f"user_{name}": tf.math.log1p(values) for name, values in {**user, "lines": lines}.items()}
+    keys = _Keys.of(events, n_items, groups)
+    found = _of_keys(events, keys, user)
+    places = keys.places(candidates, groups)
+    item = tf.gather(_table(found, (*ITEM_FEATURES, "baskets")), places[:, :, 0])
+    parts = [item[:, :, :-1]]
+    if groups:
+        of_groups = tf.gather(_table(found, (*GROUP_FEATURES, "baskets", "distinct")), places[:, :, 1:])
+        own = tf.math.divide_no_nan(item[:, :, tf.newaxis, -1:], of_groups[..., -2:-1])
+        of_groups = tf.concat([of_groups[..., : len(GROUP_FEATURES)], own, of_groups[..., -1:]], axis=3)
+        parts.append(tf.reshape(of_groups, [shape[0], shape[1], len(groups) * of_groups.shape[3]]))
+    asked = tf.math.log1p(tf.stack([user[name] for name in USER_FEATURES[:-1]], axis=1))
     # A user who buys little twice has about as many distinct items as lines.
-    asked["user_variety"] = tf.math.divide_no_nan(user["distinct"], lines)
-    shape = tf.shape(candidates)
-    return features | {name: tf.broadcast_to(values[:, tf.newaxis], shape) for name, values in asked.items()}
+    variety = tf.math.divide_no_nan(user["distinct"], user["lines"])
+    asked = tf.concat([asked, variety[:, tf.newaxis]], axis=1)
+    parts.append(tf.broadcast_to(asked[:, tf.newaxis], [shape[0], shape[1], len(USER_FEATURES)]))
+    return tf.concat(parts, axis=2)
+
+
+@dataclass(frozen=True)
+class _Events:
+    """The known events of b histories, flat, each row's most recent first: [events] each.
+
+    ``baskets`` numbers each row's baskets from the most recent, 0; ``opens`` is 1 for a basket's first event, and
+    ``new`` for an item's most recent one, else 0.
+    """
+
+    items: tf.Tensor
+    rows: tf.Tensor
+    ages: tf.Tensor
+    baskets: tf.Tensor
+    opens: tf.Tensor
+    new: tf.Tensor
+    batch: tf.Tensor
+
+    @classmethod
+    def read(cls, items: tf.Tensor, ages: tf.Tensor, n_items: tf.Tensor | int) -> _Events:
+        batch = tf.shape(items)[0]
+        places = tf.where(items < n_items)
+        items, ages, rows = tf.gather_nd(items, places), tf.gather_nd(ages, places), tf.cast(places[:, 0], tf.int32)
+        opens = tf.cast(_changes(rows) | _changes(ages), tf.int32)
+        number = tf.cumsum(opens)
+        baskets = number - tf.gather(tf.math.unsorted_segment_min(number, rows, batch), rows)
+        found, pair = tf.unique(places[:, 0] * tf.cast(n_items, tf.int64) + tf.cast(items, tf.int64))
+        firsts = tf.math.unsorted_segment_min(tf.range(tf.size(pair)), pair, tf.size(found))
+        new = tf.scatter_nd(firsts[:, tf.newaxis], tf.ones_like(firsts, tf.float32), tf.shape(pair))
+        return cls(items, rows, ages, baskets, tf.cast(opens, tf.float32), new, batch)
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The events by what they are of, for every kind of key: the item itself, and each of its groups.
+
+    Attributes:
+        known: [keys + 1] int64, ascending; the last is none.
+        order: [kinds * events] the events key by key, each key's most recent first.
+        number: [kinds * events] which key each of them is of.
+        sizes: [kinds] int64, how many keys a row can have; the highest means unknown.
+        offsets: [kinds] int64, the first key of each kind.
+    """
+
+    known: tf.Tensor
+    order: tf.Tensor
+    number: tf.Tensor
+    sizes: tf.Tensor
+    offsets: tf.Tensor
+
+    @classmethod
+    def of(cls, events: _Events, n_items: tf.Tensor | int, groups: Sequence[tf.Tensor]) -> _Keys:
+        kinds = _kinds(events.items, groups, axis=0)
+        sizes = tf.cast(tf.stack([n_items, *(group[-1] for group in groups)]) + 1, tf.int64)
+        offsets = tf.cumsum(sizes * tf.cast(events.batch, tf.int64), exclusive=True)
+        keys = offsets[:, tf.newaxis] + tf.cast(events.rows, tf.int64) * sizes[:, tf.newaxis] + kinds
+        order = tf.argsort(keys, axis=1, stable=True)
+        keys = tf.reshape(tf.gather(keys, order, batch_dims=1), [-1])
+        starts = _changes(keys)
+        known = tf.concat([tf.boolean_mask(keys, starts), [tf.int64.max]], axis=0)
+        return cls(known, tf.reshape(order, [-1]), tf.cumsum(tf.cast(starts, tf.int32)) - 1, sizes, offsets)
+
+    def places(self, candidates: tf.Tensor, groups: Sequence[tf.Tensor]) -> tf.Tensor:
+        """[b, n, kinds] the number of each candidate's keys; of one that no event is of, the number of all."""
+        wanted = _kinds(candidates, groups, axis=2)
+        rows = tf.range(tf.shape(candidates, tf.int64)[0])[:, tf.newaxis, tf.newaxis]
+        asked = tf.where(wanted < self.sizes - 1, self.offsets + rows * self.sizes + wanted, -1)
+        place = tf.reshape(tf.searchsorted(self.known, tf.reshape(asked, [-1])), tf.shape(asked))
+        return tf.where(tf.gather(self.known, place) == asked, place, tf.size(self.known) - 1)
+
+
+def _kinds(rows: tf.Tensor, groups: Sequence[tf.Tensor], axis: int) -> tf.Tensor:
+    """Catalogue rows and their groups, int64, stacked along a new axis."""
+    return tf.cast(tf.stack([rows, *(tf.gather(group, rows) for group in groups)], axis=axis), tf.int64)
 
 
 def _user(events: _Events) -> Named:
-    """[b] each, not yet log1p: baskets, the same decayed, and days since the last and the first."""
-    once = events.where(_changes(events.rows) | _changes(events.ages))
-    some, total = _aggregate(once.rows, once.batch)
-    user = {"count": total(tf.ones_like(once.ages))}
-    for half_life in HALF_LIVES:
-        user[f"recent_{half_life}"] = total(_decayed(once.ages, half_life))
-    user["last"] = tf.where(user["count"] > 0, some(tf.math.unsorted_segment_min, once.ages), NEVER)
-    user["first"] = tf.where(user["count"] > 0, some(tf.math.unsorted_segment_max, once.ages), NEVER)
+    """[b] each, not yet log1p."""
+    columns = [events.opens[:, tf.newaxis] * tf.concat([tf.ones_like(events.ages)[:, tf.newaxis], _decayed(events)], 1)]
+    columns += [events.new[:, tf.newaxis], tf.ones_like(events.new)[:, tf.newaxis]]
+    sums = tf.math.unsorted_segment_sum(tf.concat(columns, axis=1), events.rows, events.batch)
+    user = dict(zip(("count", *RECENT, "distinct", "lines"), tf.unstack(sums, axis=1), strict=True))
+    some = user["count"] > 0
+    user["last"] = tf.where(some, tf.math.unsorted_segment_min(events.ages, events.rows, events.batch), NEVER)
+    user["first"] = tf.where(some, tf.math.unsorted_segment_max(events.ages, events.rows, events.batch), NEVER)
     return user
 
 
-def _counted(events: _Events, keys: tf.Tensor, wanted: tf.Tensor, size: int, user: Named) -> tuple[Named, tf.Tensor]:
-    """Features [b, n] of the keys ``wanted`` [b, n] among the events' ``keys``, and the number of their baskets.
-
-    ``count`` of baskets; ``recent_<half-life>``, the same decayed, and ``part_<half-life>``, that as a part of all
-    of the user's baskets; days since the ``last`` and the ``first``; mean days between two, ``gap``, their standard
-    deviation over the mean, ``spread``, and the ``latest_gap``; ``due``, days since the last over the mean gap;
-    ``trips``, the user's baskets since the last; ``share`` of the user's baskets since the first; and
-    ``year_ago``, baskets 10 to 13 months ago.
-    """
-    batch = tf.cast(events.batch, tf.int64)
-    flat = tf.cast(keys, tf.int64) + tf.cast(events.rows, tf.int64) * size
-    order = tf.argsort(flat, stable=True)
-    flat, ages, baskets = (tf.gather(values, order) for values in (flat, events.ages, events.baskets))
+def _of_keys(events: _Events, keys: _Keys, user: Named) -> Named:
+    """[keys] each, not yet log1p: the features of every key, and the number of its ``baskets``."""
+    n_keys = tf.size(keys.known) - 1
+    distinct = tf.math.unsorted_segment_sum(tf.gather(events.new, keys.order), keys.number, n_keys)
     # Lines of one basket count once.
-    once = _changes(flat) | _changes(baskets)
-    flat, ages, baskets = (tf.boolean_mask(values, once) for values in (flat, ages, baskets))
-    starts = _changes(flat)
-    # A sentinel keeps the list of keys from being empty.
-    known_keys = tf.concat([tf.boolean_mask(flat, starts), [batch * size]], axis=0)
-    at = _looked_up(known_keys, wanted, size, batch)
-    some, total = _aggregate(tf.cumsum(tf.cast(starts, tf.int32)) - 1, tf.size(known_keys))
+    once = tf.where(_changes(keys.number) | _changes(tf.gather(events.baskets, keys.order)))[:, 0]
+    order, number = tf.gather(keys.order, once), tf.gather(keys.number, once)
+    ages, baskets = tf.gather(events.ages, order), tf.cast(tf.gather(events.baskets, order), tf.float32)
+    starts = _changes(number)
+    latest = tf.where(starts)[:, 0]
+    earliest = tf.concat([latest[1:], tf.shape(number, tf.int64)], axis=0)[: tf.size(latest)] - 1
 
-    count = total(tf.ones_like(ages))
-    last, first = some(tf.math.unsorted_segment_min, ages), some(tf.math.unsorted_segment_max, ages)
     gaps = tf.where(starts, 0.0, ages - tf.concat([ages[:1], ages[:-1]], axis=0))
-    mean = tf.math.divide_no_nan(first - last, count - 1.0)
-    variance = tf.math.divide_no_nan(total(gaps * gaps), count - 1.0) - mean * mean
-    spread = tf.math.divide_no_nan(tf.sqrt(tf.maximum(variance, 0.0)), mean)
-    latest_gap = total(tf.where(starts, tf.concat([gaps[1:], gaps[:1]], axis=0), 0.0))
-    number = tf.cast(baskets, tf.float32)
-    newest, oldest = some(tf.math.unsorted_segment_min, number), some(tf.math.unsorted_segment_max, number)
+    latest_gaps = tf.where(starts, tf.concat([gaps[1:], gaps[:1]], axis=0), 0.0)
     year_ago = tf.cast((ages > 304) & (ages <= 395), tf.float32)
-
-    features: Named = {"count": tf.math.log1p(at(count, 0.0))}
-    for half_life in HALF_LIVES:
-        recent = at(total(_decayed(ages, half_life)), 0.0)
-        features[f"recent_{half_life}"] = tf.math.log1p(recent)
-        features[f"part_{half_life}"] = tf.math.divide_no_nan(recent, user[f"recent_{half_life}"][:, tf.newaxis])
-    features |= {
-        "last": tf.math.log1p(at(last, NEVER)),
-        "first": tf.math.log1p(at(first, NEVER)),
-        "gap": tf.math.log1p(at(mean, 0.0)),
-        "spread": at(tf.minimum(spread, 5.0), 0.0),
-        "latest_gap": tf.math.log1p(at(latest_gap, 0.0)),
-        "due": at(tf.minimum(tf.math.divide_no_nan(last, mean), 10.0), 0.0),
-        "trips": tf.math.log1p(at(newest, NEVER)),
-        "share": at(tf.math.divide_no_nan(count, oldest + 1.0), 0.0),
-        "year_ago": tf.math.log1p(at(total(year_ago), 0.0)),
+    columns = tf.stack([tf.ones_like(ages), gaps * gaps, latest_gaps, year_ago], axis=1)
+    decayed = tf.gather(_decayed(events), order)
+    sums = tf.math.unsorted_segment_sum(tf.concat([columns, decayed], axis=1), number, n_keys)
+    count, squares, latest_gap, year_ago, *recent = tf.unstack(sums, axis=1)
+    last, first = tf.gather(ages, latest), tf.gather(ages, earliest)
+    mean = tf.math.divide_no_nan(first - last, count - 1.0)
+    variance = tf.math.divide_no_nan(squares, count - 1.0) - mean * mean
+    spread = tf.math.divide_no_nan(tf.sqrt(tf.maximum(variance, 0.0)), mean)
+    all_baskets = tf.gather(tf.stack([user[name] for name in RECENT], axis=1), tf.gather(events.rows, order))
+    parts = tf.math.divide_no_nan(sums[:, 4:], tf.gather(all_baskets, latest))
+    return {
+        "baskets": count,
+        "count": count,
+        **dict(zip(RECENT, recent, strict=True)),
+        **dict(zip(PARTS, tf.unstack(parts, axis=1), strict=True)),
+        "last": last,
+        "first": first,
+        "gap": mean,
+        "spread": tf.minimum(spread, 5.0),
+        "latest_gap": latest_gap,
+        "due": tf.minimum(tf.math.divide_no_nan(last, mean), 10.0),
+        "trips": tf.gather(baskets, latest),
+        "share": tf.math.divide_no_nan(count, tf.gather(baskets, earliest) + 1.0),
+        "year_ago": year_ago,
+        "distinct": distinct,
     }
-    return features, at(count, 0.0)
 
 
-def _distinct(rows: tf.Tensor, keys: tf.Tensor, wanted: tf.Tensor, size: int, batch: tf.Tensor) -> tf.Tensor:
-    """[b, n] how many of (row, key) [pairs] have the row's wanted key."""
-    batch = tf.cast(batch, tf.int64)
-    flat = tf.sort(tf.cast(keys, tf.int64) + tf.cast(rows, tf.int64) * size)
-    known_keys, _, counts = tf.unique_with_counts(tf.concat([flat, [batch * size]], axis=0))
-    return _looked_up(known_keys, wanted, size, batch)(tf.cast(counts, tf.float32), 0.0)
-
-
-def _looked_up(
-    known_keys: tf.Tensor, wanted: tf.Tensor, size: int, batch: tf.Tensor
-) -> Callable[[tf.Tensor, float], tf.Tensor]:
-    """Reads values along the sorted ``known_keys`` at each row's ``wanted`` [b, n], or what stands for missing."""
-    asked = tf.reshape(tf.cast(wanted, tf.int64) + tf.range(batch)[:, tf.newaxis] * size, [-1])
-    place = tf.searchsorted(known_keys, asked)
-    found = tf.equal(tf.gather(known_keys, place), asked)
-
-    def at(values: tf.Tensor, missing: float) -> tf.Tensor:
-        return tf.reshape(tf.where(found, tf.gather(values, place), missing), tf.shape(wanted))
-
-    return at
-
-
-def _aggregate(
-    segments: tf.Tensor, number: tf.Tensor
-) -> tuple[Callable[[Callable[..., tf.Tensor], tf.Tensor], tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
-    """Any unsorted segment operation over these segments, and the sum."""
-
-    def some(operation: Callable[..., tf.Tensor], values: tf.Tensor) -> tf.Tensor:
-        return operation(values, segments, number)
-
-    return some, lambda values: tf.math.unsorted_segment_sum(values, segments, number)
+def _table(found: Named, columns: Sequence[str]) -> tf.Tensor:
+    """[keys + 1, columns] of what was found, counts and days as log1p; the last row is that of a key without events."""
+    logs = np.array([name in LOGS for name in columns])
+    missing = np.array([MISSING.get(name, 0.0) for name in columns], np.float32)
+    table = tf.concat([tf.stack([found[name] for name in columns], axis=1), missing[np.newaxis]], axis=0)
+    return tf.where(logs, tf.math.log1p(table), table)
 
 
 def _changes(values: tf.Tensor) -> tf.Tensor:
@@ -214,5 +231,6 @@ def _changes(values: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.ones_like(values[:1], tf.bool), values[1:] != values[:-1]], axis=0)
 
 
-def _decayed(ages: tf.Tensor, half_life: float) -> tf.Tensor:
-    return tf.pow(2.0, -ages / half_life)
+def _decayed(events: _Events) -> tf.Tensor:
+    """[events, half-lives] what is left of each event."""
+    return tf.pow(2.0, -events.ages[:, tf.newaxis] / tf.constant(HALF_LIVES, tf.float32))

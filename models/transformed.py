@@ -47,6 +47,11 @@ class Transformed:
         """[n] the catalogue's ids as bytes, in vocabulary order."""
         return np.array(self.output.vocabulary_by_name(ITEM_VOCABULARY), dtype=object)
 
+    @property
+    def item_ids_file(self) -> Path:
+        """The catalogue's ids in vocabulary order, one a line."""
+        return Path(self.output.vocabulary_file_by_name(ITEM_VOCABULARY))
+
     def names(self, feature: str) -> list[str]:
         """The known values of a category feature, such as ``user_age``, in the order of their indices."""
         return [value.decode() for value in self.output.vocabulary_by_name(feature)]
@@ -65,7 +70,7 @@ class Transformed:
         order = np.argsort(rows)
         if not np.array_equal(rows[order], np.arange(len(ids))):
             raise ValueError(f"the items split holds {len(rows)} items, expected each of the {len(ids)} once")
-        features = {e.name: _dense(read[e.name], e)[order] for e in self.item_encodings}
+        features = {e.name: dense(read[e.name], e)[order] for e in self.item_encodings}
         promotions = None
         if table is not None:
             lengths = read[START].row_lengths().numpy()
@@ -84,7 +89,7 @@ class Transformed:
         return Users(
             ids=read["user_key"].values.numpy(),
             rows=read["user_id"].values.numpy(),
-            features={e.name: _dense(read[e.name], e) for e in tables},
+            features={e.name: dense(read[e.name], e) for e in tables},
             encodings=self.query_encodings,
             history=_timelines(*(read[name] for name in history)),
             context={name: read[name].values.numpy() for name in context},
@@ -102,7 +107,7 @@ class Transformed:
         return {name: tf.concat([part[name] for part in parts], axis=0) for name in names}
 
 
-def _dense(column: tf.RaggedTensor, encoding: Encoding) -> npt.NDArray[np.generic]:
+def dense(column: tf.RaggedTensor, encoding: Encoding) -> npt.NDArray[np.generic]:
     """[n] or [n, width] as ``Encoding.form`` says; missing values get their stand-in."""
     if encoding.form == "indices":
         return np.asarray(column.to_tensor(PAD))

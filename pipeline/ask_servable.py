@@ -1,6 +1,6 @@
 """Ask a saved recommender for every test user's list, in a process of its own.
 
-    python -m twotower.pipeline.ask_servable MODEL EXAMPLES REQUESTS OUT --k K
+    python -m twotower.pipeline.ask_servable MODEL EXAMPLES REQUESTS OUT --k K [--ranking MODEL]
 
 It reads raw eval examples, as a client would know them, and from ``REQUESTS`` (.npz) the ``users`` [n] and the
 ``times`` [n] at which they ask. It writes ``OUT`` (.npz): ``users`` and ``times`` in its own order, for
@@ -17,12 +17,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Strings = npt.NDArray[np.object_]
 BATCH = 32
+# The signatures that answer together where the stages are two.
+STAGES = ("candidates", "order")
 # What is asked: the signature, and whether the user's own items are excluded.
 ASKED = {"recommend": ("recommend", False), "retrieve": ("retrieve", False), "discover": ("recommend", True)}
 
@@ -35,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("requests", type=Path, help="users, and the unix seconds at which they ask")
     parser.add_argument("out", type=Path)
     parser.add_argument("--k", type=int, required=True)
+    parser.add_argument("--ranking", type=Path, help="the second stage, where MODEL is the first")
     options = parser.parse_args(argv)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
     from twotower.serving import servable
 
-    model = servable.load(options.model)
+    models = [servable.load(folder) for folder in (options.model, options.ranking) if folder is not None]
     if b"Scann>" not in (options.model / "saved_model.pb").read_bytes() and "scann" in sys.modules:
         raise RuntimeError("the portable model was to be loaded without ScaNN, but something imported it")
     files = sorted(str(file) for file in options.examples.glob("*"))
@@ -56,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     k, found = options.k, {}
     best = np.full((len(examples), k), -np.inf, dtype=np.float32)
     for name, (signature_name, only_new) in ASKED.items():
-        signature = model.signatures[signature_name]
-        spec = signature.structured_input_signature[1]
+        spec = inputs(models, signature_name)
         lists = np.full((len(examples), k), b"", dtype=object)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bought = distinct([_values(example, "history_item_id") for example in asking])
             if only_new:
                 request["exclude_item_ids"] = tf.constant(bought)
-            answer = signature(**request)
+            answer = asked_for(models, signature_name, request)
             ids, scores = answer["item_ids"].numpy(), answer["scores"].numpy()
             check(ids, scores)
             if only_new:
@@ -76,11 +79,33 @@ def main(argv: Sequence[str] | None = None) -> int:
                 best[rows] = scores
             if start == 0:
                 request["exclude_item_ids"] = tf.constant(ids[:, : max(1, k // 4)])
-                check_excluded(name, signature(**request)["item_ids"].numpy(), ids[:, : max(1, k // 4)])
+                check_excluded(
+                    name, asked_for(models, signature_name, request)["item_ids"].numpy(), ids[:, : max(1, k // 4)]
+                )
         found[name] = lists
     ids = {name: lists.astype(np.bytes_) for name, lists in found.items()}
     np.savez(options.out, users=users, times=times, scores=best, **ids)
     return 0
+
+
+def inputs(models: Sequence[Any], name: str) -> Mapping[str, Any]:
+    """The inputs of a signature, or of both stages' parts of ``recommend``, but for the candidates."""
+    if len(models) == 1 or name != "recommend":
+        return dict(models[0].signatures[name].structured_input_signature[1])
+    first, second = (
+        model.signatures[part].structured_input_signature[1] for model, part in zip(models, STAGES, strict=True)
+    )
+    return {key: spec for key, spec in {**second, **first}.items() if key != "candidate_item_ids"}
+
+
+def asked_for(models: Sequence[Any], name: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The answer of a signature; ``recommend`` of two stages is what the second makes of the first one's candidates."""
+    if len(models) == 1 or name != "recommend":
+        return dict(models[0].signatures[name](**request))
+    first, second = (model.signatures[part] for model, part in zip(models, STAGES, strict=True))
+    found = first(**{key: request[key] for key in first.structured_input_signature[1]})
+    given = {**request, "candidate_item_ids": found["item_ids"]}
+    return dict(second(**{key: given[key] for key in second.structured_input_signature[1]}))
 
 
 def requests(

@@ -16,6 +16,7 @@ from twotower.models.queries import Queries
 from twotower.models.transformed import Transformed
 from twotower.pipeline.artifacts import CandidateIndex
 from twotower.serving.index import build_index
+from twotower.serving.index.base import FloatMatrix
 from twotower.serving.index.build import Kind
 from twotower.serving.index.export import IndexExport
 
@@ -43,21 +44,26 @@ def BuildIndex(  # noqa: N802 (a component's name)
     )
     rows = np.random.default_rng(whole.seed).permutation(len(users))[:QUERIES]
     queries = retriever.embed_latest(rows, training_end(whole.split, users.history))
-    k = min(RECALL_AT, len(catalogue))
-    truth = np.argpartition(-(queries @ retriever.items.T), k - 1, axis=1)[:, :k]
+    build_indexes(whole, retriever.items, queries, Path(index.uri))
+
+
+def build_indexes(spec: Spec, items: FloatMatrix, queries: FloatMatrix, out: Path) -> None:
+    """Save an index of each kind over vectors [items, dim] into a folder of ``out``, tuned on queries [m, dim]."""
+    k = min(RECALL_AT, len(items))
+    truth = np.argpartition(-(queries @ items.T), k - 1, axis=1)[:, :k]
     for kind in KINDS:
         built = build_index(
-            retriever.items,
+            items,
             kind,
-            seed=whole.seed,
+            seed=spec.seed,
             queries=queries,
-            exact_below=whole.serving.exact_below,
-            precision=whole.serving.embeddings,
+            exact_below=spec.serving.exact_below,
+            precision=spec.serving.embeddings,
         )
         # As a graph: op by op, many queries take the portable index long.
         export = IndexExport(built)
         _, found = export.search(tf.constant(queries), tf.constant(k))
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(truth, found.numpy(), strict=True))
-        progress.info(f"{kind} index of {len(catalogue):,} items, recall@{k} {hits / truth.size:.4f}")
+        progress.info(f"{kind} index of {len(items):,} items, recall@{k} {hits / truth.size:.4f}")
         options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
-        tf.saved_model.save(export, str(Path(index.uri, kind)), options=options)
+        tf.saved_model.save(export, str(out / kind), options=options)

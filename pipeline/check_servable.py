@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from tfx import v1 as tfx
 from tfx.types import Artifact, artifact_utils, standard_artifacts
 
-from twotower.features.spec import Spec
+from twotower.features.spec import Serving, Spec
 from twotower.models.transformed import Transformed
 from twotower.pipeline import blessing as blessings
 from twotower.pipeline.artifacts import Summary
@@ -19,6 +20,7 @@ from twotower.pipeline.evaluator import Evaluator
 from twotower.pipeline.judge import LAST, OURS, judge_quality, judge_slices
 from twotower.pipeline.pusher import newest_version
 from twotower.pipeline.scores import Scores
+from twotower.pipeline.servables import RANKING, folders, other_kind
 
 progress = logging.getLogger("twotower.progress")
 
@@ -27,7 +29,7 @@ Int32 = npt.NDArray[np.int32]
 
 @tfx.dsl.components.component
 def CheckServable(  # noqa: N802 (a component's name)
-    servables: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
+    composed: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
     examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
     transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
     transformed_examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
@@ -55,10 +57,10 @@ def CheckServable(  # noqa: N802 (a component's name)
     width = max(whole.ranking.candidates, *whole.evaluation.cutoffs)
     k = min(len(rows), width)
 
-    def judge(name: str, folder: Path, first_stage: bool = False) -> None:
+    def judge(name: str, models: Sequence[Path], first_stage: bool = False) -> None:
         out = Path(summary.uri, f"{name.replace(' ', '_')}.npz")
         progress.info(f"asking {name} for {len(asked):,} users' lists")
-        _ask(folder, raw, requests, out, k)
+        ask(models, Path(raw), requests, out, k)
         with np.load(out) as answers:
             places = np.array([order[user] for user in answers["users"]])
             # A catalogue may be smaller than a cut-off.
@@ -70,13 +72,16 @@ def CheckServable(  # noqa: N802 (a component's name)
         if first_stage:
             evaluator.measure(f"{name}: first stage", lambda p, task: lists["retrieve"])
 
-    served, other = whole.serving.index, {"scann": "portable", "portable": "scann"}[whole.serving.index]
-    judge(OURS, Path(servables.uri, served), first_stage=True)
-    judge(f"{OURS} ({other} index)", Path(servables.uri, other))
-    blessings.write(infra_blessing, True, "both servables answered in fresh processes")
-    previous = newest_version(Path(push_folder, whole.serving.model_name))
+    served, other = whole.serving.index, other_kind(whole.serving)
+    names = list(folders(whole.serving))
+    judge(OURS, asked_of(whole.serving, {name: Path(composed.uri, name) for name in names}, served), first_stage=True)
+    others = asked_of(whole.serving, {name: Path(composed.uri, name) for name in names}, other)
+    judge(f"{OURS} ({other} index)", others)
+    blessings.write(infra_blessing, True, "all servables answered in fresh processes")
+    pushed = {name: Path(push_folder, folder) for name, folder in folders(whole.serving).items()}
+    previous = newest_version(pushed[served])
     if previous is not None:
-        judge(LAST, previous)
+        judge(LAST, asked_of(whole.serving, {name: path / previous.name for name, path in pushed.items()}, served))
     evaluator.scores.save(Path(summary.uri, "scores.json"))
     reasons = [
         judge_quality(whole.evaluation, evaluator.scores, Scores.load(Path(retrieval_scores.uri, "scores.json")))
@@ -90,14 +95,24 @@ def CheckServable(  # noqa: N802 (a component's name)
     blessings.write(blessing, not problems, verdict)
 
 
-def _ask(model: Path, examples: str, requests: Path, out: Path, k: int) -> None:
-    """Run ``ask_servable`` in a fresh process; its last line of error becomes ours."""
-    command = [sys.executable, "-m", "twotower.pipeline.ask_servable", str(model), examples, str(requests), str(out)]
-    done = subprocess.run([*command, "--k", str(k)], capture_output=True, text=True, check=False)
+def asked_of(serving: Serving, servables: Mapping[str, Path], index: str) -> list[Path]:
+    """The folders of the servables that answer together: one, or the first stage and the second."""
+    return [servables[index], *([servables[RANKING]] if serving.shape == "two_stage" else [])]
+
+
+def ask(models: Sequence[Path], examples: Path, requests: Path, out: Path, k: int) -> None:
+    """Run ``ask_servable`` in a fresh process.
+
+    Raises:
+        RuntimeError: it failed; its last line of error becomes ours.
+    """
+    command = [sys.executable, "-m", "twotower.pipeline.ask_servable", *map(str, (models[0], examples, requests, out))]
+    second = ["--ranking", str(models[1])] if len(models) > 1 else []
+    done = subprocess.run([*command, "--k", str(k), *second], capture_output=True, text=True, check=False)
     if done.returncode:
         logging.error(done.stderr)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"{model}: the servable failed its check in a fresh process: {last}")
+        raise RuntimeError(f"{models[0]}: the servable failed its check in a fresh process: {last}")
 
 
 def _as_rows(ids: npt.NDArray[np.bytes_], rows: dict[bytes, int]) -> Int32:

@@ -1,4 +1,4 @@
-"""The command line: ``twotower run | serve | recommend | similar | canary | promote | rollback | doctor``."""
+"""The command line: ``twotower run | refresh | serve | recommend | similar | canary | promote | rollback | doctor``."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def parser() -> argparse.ArgumentParser:
     for table in TABLES:
         run.add_argument(f"--{table}", metavar="PATH", help=f"the {table} table, instead of the spec's path")
     run.set_defaults(command=_run)
+
+    refresh = commands.add_parser(
+        "refresh",
+        help="serve the items table as it is now, without training",
+        description="Embed and index the items table as it is now with the models of the last run, and push that\n"
+        "as a new version: new products appear, removed ones go. Exit status: 0 pushed, 2 bad input.",
+        epilog="example:\n  twotower refresh --spec examples/complete_journey/spec.yaml --out out/complete_journey",
+        formatter_class=RAW,
+    )
+    refresh.add_argument("--spec", type=Path, required=True, help="the shop's spec, a YAML file")
+    refresh.add_argument("--out", type=Path, default=Path("out"), help="folder of a finished run (default: out)")
+    refresh.add_argument("--items", metavar="PATH", help="the items table, instead of the spec's path")
+    refresh.set_defaults(command=_refresh)
 
     serve = commands.add_parser(
         "serve",
@@ -140,6 +153,12 @@ def _run(options: argparse.Namespace) -> int:
 
     paths = {table: getattr(options, table) for table in TABLES if getattr(options, table) is not None}
     return run(options.spec, options.out.absolute(), paths)
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from twotower.pipeline.run import refresh
+
+    return refresh(options.spec, options.out.absolute(), {"items": options.items} if options.items else {})
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from tfx.orchestration import metadata
 from tfx.types import channel
 
 from twotower.features.spec import Spec
+from twotower.pipeline import servables
 from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
@@ -67,11 +68,12 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         retrieval=retrieval,
         ranking=ranking,
         index=index.outputs["index"],
+        examples=examples,
         spec=_json(spec, keep=("retrieval", "ranking", "serving")),
         **transformed,
     )
     check = CheckServable(
-        servables=compose.outputs["servables"],
+        composed=compose.outputs["composed"],
         examples=examples,
         retrieval_blessing=retrieval_evaluation.outputs["blessing"],
         retrieval_scores=retrieval_evaluation.outputs["summary"],
@@ -80,7 +82,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         push_folder=str(push_folder(out)),
         **transformed,
     )
-    pusher = _pusher(spec, out, compose.outputs["servables"], check)
+    pusher = _pusher(spec, out, compose.outputs["composed"], check)
     return tfx.dsl.Pipeline(
         pipeline_name=spec.name,
         pipeline_root=str(out / "pipeline"),
@@ -150,23 +152,23 @@ def _trainer(
     ).with_id(f"Trainer.{name}")
 
 
+def pushed_folders(spec: Spec, out: Path) -> dict[str, str]:
+    """Where the versions of each composed servable are pushed, in that order."""
+    return {name: str(push_folder(out) / folder) for name, folder in servables.folders(spec.serving).items()}
+
+
 def _pusher(
-    spec: Spec, out: Path, servables: channel.BaseChannel, check: tfx.dsl.components.component
+    spec: Spec, out: Path, composed: channel.BaseChannel, check: tfx.dsl.components.component
 ) -> tfx.components.Pusher:
-    served = spec.serving.index
-    name = spec.serving.model_name
-    folders = {
-        kind: str(push_folder(out) / (name if kind == served else f"{name}_{kind}"))
-        for kind in sorted(("portable", "scann"), key=lambda kind: kind != served)
-    }
+    folders = pushed_folders(spec, out)
     for folder in folders.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
     return AtomicPusher(
-        model=servables,
+        model=composed,
         model_blessing=check.outputs["blessing"],
         infra_blessing=check.outputs["infra_blessing"],
         custom_config={"folders": folders},
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=folders[served])
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=folders[spec.serving.index])
         ),
     ).with_id("Pusher")

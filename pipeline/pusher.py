@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,44 @@ class AtomicPushExecutor(executor.Executor):
         source = Path(artifact_utils.get_single_uri(input_dict["model"]))
         config = exec_properties["custom_config"]
         folders = (json.loads(config) if isinstance(config, str) else config)["folders"]
-        version = str(servable.card(source / next(iter(folders)))["version"])
-        staged = []
-        for name, folder in folders.items():
-            # A name that is no integer is no version to a model server.
-            partial = Path(folder, f".{version}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source / name, partial)
-            staged.append(partial)
-        for partial in staged:
-            final = partial.parent / version
-            if final.exists():
-                shutil.rmtree(partial)
-            else:
-                partial.rename(final)
-        self._MarkPushed(pushed, pushed_destination=str(staged[0].parent / version), pushed_version=version)
+        version = push(source, {name: Path(folder) for name, folder in folders.items()})
+        destination = next(reversed([Path(folder) for folder in folders.values()])) / version
+        self._MarkPushed(pushed, pushed_destination=str(destination), pushed_version=version)
 
 
 class AtomicPusher(component.Pusher):
     """TFX's Pusher with ``AtomicPushExecutor``."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(AtomicPushExecutor)
+
+
+def push(source: Path, folders: Mapping[str, Path]) -> str:
+    """Copy every servable in ``source`` to a version of its folder, all or none; returns the version.
+
+    Args:
+        source: one folder a servable.
+        folders: of their versions by the servable's name, in the order in which they become visible.
+    """
+    version = str(servable.card(source / next(iter(folders)))["version"])
+    staged = []
+    try:
+        for name, folder in folders.items():
+            # A name that is no integer is no version to a model server.
+            partial = folder / f".{version}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            staged.append(partial)
+            shutil.copytree(source / name, partial)
+    except OSError:
+        for partial in staged:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for partial in staged:
+        final = partial.parent / version
+        if final.exists():
+            shutil.rmtree(partial)
+        else:
+            partial.rename(final)
+    return version
 
 
 def newest_version(folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""``twotower run``: check the input, run the pipeline, write the report, and say how it went."""
+"""``twotower run`` and ``twotower refresh``: check the input, do the work, and say how it went."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 import fcntl
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -34,6 +34,29 @@ def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
     spec = specs.load(spec_path, paths)
     for table, file in spec.files:
         table.file_format(file)
+    return _alone(spec, out, lambda console: _run(spec, spec_path, out, console))
+
+
+def refresh(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
+    """Push the items table as it is now with the models of the last run in ``out``; returns the exit status.
+
+    Raises:
+        InputError: the spec, the table or the folder is bad, or the last run was not blessed; nothing is pushed then.
+    """
+    spec = specs.load(spec_path, paths)
+
+    def work(console: Console) -> int:
+        with console.status("importing TFX"):
+            from twotower.pipeline.refresh import refresh as push_refreshed
+        version = push_refreshed(spec, out)
+        console.print(f"pushed version {version}", highlight=False)
+        return 0
+
+    return _alone(spec, out, work)
+
+
+def _alone(spec: specs.Spec, out: Path, work: Callable[[Console], int]) -> int:
+    """Do the work while nobody else writes to ``out``, with its log there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,7 +71,7 @@ def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
             console.print(f"[bold]{spec.name}[/]  into {out}", highlight=False)
             console.print(f"log: {log}", highlight=False)
             try:
-                return _run(spec, spec_path, out, console)
+                return work(console)
             except Exception as error:
                 logging.exception("the run failed")
                 found = _input_error(error)

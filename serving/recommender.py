@@ -1,182 +1,210 @@
-"""The recommender servable: features, towers, index, filters and ranker in one graph, string ids at its boundary."""
+"""The servables: features, towers, index, filters and ranker in one graph, or in a graph for each of two stages.
+
+String ids at the boundary. Every signature is a method whose inputs are the signature's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from twotower.features.spec import Spec
+from twotower.models.row_sets import contains
+from twotower.serving.item_ids import ItemIds
+from twotower.serving.ranking_stage import RankingStage
 from twotower.serving.requests import RequestTransform, query_spec, raw_spec
+from twotower.serving.reranking import Reranking
+from twotower.serving.retrieval_stage import RetrievalStage
+from twotower.serving.rules import Rules
+from twotower.serving.stage_clock import StageClock, untimed
 
 Tensors = dict[str, tf.Tensor]
+# A stage's name and what it does, to what that returns.
+Stage = Callable[[str, Callable[[], Any]], Any]
+Signatures = dict[str, tf.types.experimental.ConcreteFunction]
 
 # How many of an item's nearest are scored again by cosine, at least.
 SIMILAR_CANDIDATES = 200
+# What ends the name of a signature that also says how long each stage took.
+TIMED = "_timed"
 
 
 class Recommender(tf.Module):
-    """The signatures of a composed recommender.
+    """The signatures of a recommender.
 
     Args:
         spec: the shop.
         transform: raw requests to features.
-        towers: a loaded ``TowersExport``.
-        index: a loaded ``IndexExport`` over the towers' candidate embeddings.
-        ranker: a loaded ``RankingExport``.
-        ids: [n] the catalogue's ids in vocabulary order.
+        towers: a loaded ``TowersExport``; None in a servable of the second stage.
+        index: a loaded ``IndexExport`` over the towers' candidate embeddings; the second stage needs it for diversity.
+        ranker: a loaded ``RankingExport``; None in a servable of the first stage.
+        ids: the items', in the order of the index's rows; behind those of the index may stand items that only
+            histories know.
+        rules: what requests may ask for.
+        n_items: how many items the index has; without it, all.
+        trained_rows: see ``RetrievalStage``.
     """
 
     def __init__(
         self,
         spec: Spec,
         transform: RequestTransform,
-        towers: tf.Module,
-        index: tf.Module,
-        ranker: tf.Module,
-        ids: npt.NDArray[np.object_],
+        towers: tf.Module | None,
+        index: tf.Module | None,
+        ranker: tf.Module | None,
+        ids: ItemIds,
+        rules: Rules,
+        n_items: int | None = None,
+        trained_rows: tf.Variable | None = None,
     ) -> None:
         super().__init__()
         self._spec = spec
-        self._transform, self._towers, self._index, self._ranker = transform, towers, index, ranker
-        self._n_items = len(ids)
-        # Row n is the empty id of padding.
-        self._ids = tf.Variable(np.append(ids, b""), trainable=False, name="item_ids", dtype=tf.string)
+        self._transform, self._ids = transform, ids
+        # Loaded modules have the functions that were saved, which no type knows.
+        self._towers: Any = towers
+        self._index: Any = index
+        self._n_items = ids.size if n_items is None else n_items
+        self._retrieval = RetrievalStage(spec, towers, index, ids, self._n_items, trained_rows, rules.filters)
+        reranking = Reranking(rules.caps, rules.boosts, self._directions if rules.diversity else None)
+        self._ranking = RankingStage(spec, ranker, ids, self._n_items, trained_rows, reranking)
 
-    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """The concrete functions to save, by signature name."""
-        query = query_spec(self._spec)
-        asked = {
-            **query,
-            "exclude_item_ids": tf.TensorSpec([None, None], tf.string, "exclude_item_ids"),
-            "k": tf.TensorSpec([], tf.int32, "k"),
-        }
-        ranked = {**query, "candidate_item_ids": tf.TensorSpec([None, None], tf.string, "candidate_item_ids")}
-        similar = {"item_ids": tf.TensorSpec([None], tf.string, "item_ids"), "k": asked["k"]}
-        items = {"item_id": tf.TensorSpec([None], tf.string, "item_id"), **raw_spec("item", self._spec.item_features)}
+    def signatures(self) -> Signatures:
+        """The concrete functions of the whole recommender, by signature name."""
+        asked = {**query_spec(self._spec), **self._ranking.specs(), **self._retrieval.specs()}
         recommend = _concrete(self._recommend, asked)
         return {
             "serving_default": recommend,
             "recommend": recommend,
-            "retrieve": _concrete(self._retrieve, asked),
-            "rank": _concrete(self._rank, ranked),
+            f"recommend{TIMED}": _concrete(lambda inputs: self._recommend(inputs, StageClock()), asked),
+            "rank": self._rank_signature(),
+            **self._retrieval_signatures(),
+        }
+
+    def retrieval_signatures(self) -> Signatures:
+        """The concrete functions of the first stage as a servable of its own."""
+        asked = {**query_spec(self._spec), **self._retrieval.specs()}
+        candidates = _concrete(self._candidates, asked)
+        return {
+            "serving_default": candidates,
+            "candidates": candidates,
+            f"candidates{TIMED}": _concrete(lambda inputs: self._candidates(inputs, StageClock()), asked),
+            **self._retrieval_signatures(),
+        }
+
+    def ranking_signatures(self) -> Signatures:
+        """The concrete functions of the second stage as a servable of its own."""
+        candidates = tf.TensorSpec([None, None], tf.string, "candidate_item_ids")
+        k = tf.TensorSpec([], tf.int32, "k")
+        asked = {**query_spec(self._spec), **self._ranking.specs(), "candidate_item_ids": candidates, "k": k}
+        ordered = _concrete(self._ordered, asked)
+        return {
+            "serving_default": ordered,
+            "order": ordered,
+            f"order{TIMED}": _concrete(lambda inputs: self._ordered(inputs, StageClock()), asked),
+            "rank": self._rank_signature(),
+        }
+
+    def _rank_signature(self) -> tf.types.experimental.ConcreteFunction:
+        candidates = tf.TensorSpec([None, None], tf.string, "candidate_item_ids")
+        return _concrete(self._rank, {**query_spec(self._spec), "candidate_item_ids": candidates})
+
+    def _retrieval_signatures(self) -> Signatures:
+        asked = self._retrieval.specs()
+        similar = {"item_ids": tf.TensorSpec([None], tf.string, "item_ids"), "k": asked["k"]}
+        items = {"item_id": tf.TensorSpec([None], tf.string, "item_id"), **raw_spec("item", self._spec.item_features)}
+        return {
+            "retrieve": _concrete(self._retrieve, {**query_spec(self._spec), **asked}),
             "similar_items": _concrete(self._similar_items, similar),
-            "embed_query": _concrete(self._embed_query, query),
+            "embed_query": _concrete(self._embed_query, query_spec(self._spec)),
             "embed_items": _concrete(self._embed_items, items),
         }
 
-    def _recommend(self, inputs: Tensors) -> Tensors:
+    def _recommend(self, inputs: Tensors, clock: StageClock | None = None) -> Tensors:
+        stage = untimed if clock is None else clock.stage
+        k, features, rows = self._found(inputs, stage)
+        return self._listed(inputs, features, rows, k, stage, clock)
+
+    def _candidates(self, inputs: Tensors, clock: StageClock | None = None) -> Tensors:
+        _, _, rows = self._found(inputs, untimed if clock is None else clock.stage)
+        times = {} if clock is None else clock.outputs(tf.shape(rows)[0])
+        return {"item_ids": self._ids.names(rows), **times}
+
+    def _ordered(self, inputs: Tensors, clock: StageClock | None = None) -> Tensors:
+        stage = untimed if clock is None else clock.stage
         k = self._checked(inputs["k"])
-        features = self._transform.query(inputs)
-        excluded = self._transform.item_rows(inputs["exclude_item_ids"])
-        limit = tf.maximum(k, self._spec.ranking.candidates)
-        wanted = tf.minimum(limit + tf.shape(excluded)[1], self._n_items)
-        _, retrieved = self._index.search(self._query_vectors(features), wanted)
-        retrieved = self._first(self._padded(retrieved), excluded, limit)
-        own = features["history_item_id"][:, : self._spec.ranking.history_length]
-        candidates = self._distinct(tf.concat([retrieved, own], axis=1), excluded)
-        scores = self._scores(features, candidates)
-        bought = tf.where(candidates < self._n_items, scores["bought"], -np.inf)
-        best, places = tf.math.top_k(bought, tf.minimum(k, tf.shape(bought)[1]))
-        missing = [[0, 0], [0, k - tf.shape(best)[1]]]
-        rows = tf.pad(tf.gather(candidates, places, batch_dims=1), missing, constant_values=self._n_items)
-        outputs = {"item_ids": self._names(rows), "scores": tf.pad(best, missing, constant_values=-np.inf)}
-        for task, values in scores.items():
-            chosen = tf.where(best > -np.inf, tf.gather(values, places, batch_dims=1), -np.inf)
-            outputs[f"score_{task}"] = tf.pad(chosen, missing, constant_values=-np.inf)
-        return outputs
+        features = stage("features", lambda: self._transform.query(inputs))
+        rows = self._ids.rows(inputs["candidate_item_ids"])
+        return self._listed(inputs, features, rows, k, stage, clock)
+
+    def _found(self, inputs: Tensors, stage: Stage) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
+        """k, the query's features, and the rows of its candidates."""
+        k = self._checked(inputs["k"])
+        wanted = tf.minimum(tf.maximum(k, self._spec.ranking.candidates), self._n_items)
+        features = stage("features", lambda: self._transform.query(inputs))
+        vectors = stage("query_tower", lambda: self._retrieval.query_vectors(features))
+        rows = stage("retrieval", lambda: self._retrieval.candidates(inputs, features, vectors, wanted))
+        return k, features, rows
+
+    def _listed(
+        self,
+        inputs: Tensors,
+        features: Tensors,
+        rows: tf.Tensor,
+        k: tf.Tensor,
+        stage: Stage,
+        clock: StageClock | None,
+    ) -> Tensors:
+        scores = stage("ranking", lambda: self._ranking.scores(features, rows))
+        listed: Tensors = stage("rules", lambda: self._ranking.best(scores, rows, k, inputs))
+        return listed if clock is None else {**listed, **clock.outputs(tf.shape(rows)[0])}
 
     def _retrieve(self, inputs: Tensors) -> Tensors:
-        k = self._checked(inputs["k"])
-        excluded = self._transform.item_rows(inputs["exclude_item_ids"])
-        vectors = self._query_vectors(self._transform.query(inputs))
-        scores, rows = self._index.search(vectors, tf.minimum(k + tf.shape(excluded)[1], self._n_items))
-        return self._best(scores, self._padded(rows), excluded, k)
+        vectors = self._retrieval.query_vectors(self._transform.query(inputs))
+        scores, rows = self._retrieval.best(inputs, vectors, self._checked(inputs["k"]))
+        return {"item_ids": self._ids.names(rows), "scores": scores}
 
     def _rank(self, inputs: Tensors) -> Tensors:
         ids = inputs["candidate_item_ids"]
-        scores = self._scores(self._transform.query(inputs), self._transform.item_rows(ids))
+        scores = self._ranking.scores(self._transform.query(inputs), self._ids.rows(ids))
         given = tf.strings.length(ids) > 0
         scores = {task: tf.where(given, values, -np.inf) for task, values in scores.items()}
         return {"scores": scores["bought"], **{f"score_{task}": values for task, values in scores.items()}}
 
     def _similar_items(self, inputs: Tensors) -> Tensors:
         k = self._checked(inputs["k"])
-        rows = self._transform.item_rows(inputs["item_ids"][:, tf.newaxis])
+        rows = self._ids.rows(inputs["item_ids"][:, tf.newaxis])
         known = rows < self._n_items
-        vectors = self._directions(tf.where(known, rows, 0))[:, 0]
+        vectors = self._directions(rows)[:, 0]
         wanted = tf.minimum(tf.maximum(k + 1, SIMILAR_CANDIDATES), self._n_items)
         # The last dimension is the items' prior, which says nothing of likeness.
         _, found = self._index.search(tf.pad(vectors, [[0, 0], [0, 1]]), wanted)
-        found = tf.where(known, self._padded(found), self._n_items)
-        cosines = tf.einsum("bd,bnd->bn", vectors, self._directions(tf.where(found < self._n_items, found, 0)))
-        return self._best(cosines, found, rows, k)
+        found = tf.where(known & (found >= 0) & ~contains(rows, found), found, self._ids.size)
+        cosines = tf.einsum("bd,bnd->bn", vectors, self._directions(found))
+        cosines = tf.where(found < self._n_items, cosines, -np.inf)
+        best, places = tf.math.top_k(cosines, tf.minimum(k, wanted))
+        found = tf.where(best > -np.inf, tf.gather(found, places, batch_dims=1), self._ids.size)
+        missing = [[0, 0], [0, k - tf.shape(best)[1]]]
+        names = self._ids.names(tf.pad(found, missing, constant_values=self._ids.size))
+        return {"item_ids": names, "scores": tf.pad(best, missing, constant_values=-np.inf)}
 
     def _embed_query(self, inputs: Tensors) -> Tensors:
-        return {"embedding": self._query_vectors(self._transform.query(inputs))}
+        return {"embedding": self._retrieval.query_vectors(self._transform.query(inputs))}
 
     def _embed_items(self, inputs: Tensors) -> Tensors:
         return {"embedding": self._towers.candidate(self._transform.items(inputs))}
 
-    def _query_vectors(self, features: Tensors) -> tf.Tensor:
-        length = self._spec.retrieval.history_length
-        history = {name: features[name][:, :length] for name in ("history_item_id", "history_age")}
-        return self._towers.query({**features, **history})
-
-    def _scores(self, features: Tensors, candidates: tf.Tensor) -> Tensors:
-        length = self._spec.ranking.history_length
-        history = {name: features[name][:, :length] for name in ("history_item_id", "history_age")}
-        scores: Tensors = self._ranker.score({**features, **history}, candidates)
-        return scores
-
     def _directions(self, rows: tf.Tensor) -> tf.Tensor:
-        """Unit vectors of catalogue rows [...], without the prior: [..., dim - 1]."""
-        return tf.math.l2_normalize(self._index.embeddings(rows)[..., :-1], axis=-1)
+        """Unit vectors of rows [...], without the prior: [..., dim - 1]; of an unknown row that of some other one."""
+        known = tf.where(rows < self._n_items, rows, 0)
+        return tf.math.l2_normalize(self._index.embeddings(known)[..., :-1], axis=-1)
 
     def _checked(self, k: tf.Tensor) -> tf.Tensor:
         message = f"k: expected 1 to {self._n_items} (the items of the catalogue), found"
         with tf.control_dependencies([tf.debugging.Assert((k >= 1) & (k <= self._n_items), [message, k])]):
             return tf.identity(k)
-
-    def _padded(self, rows: tf.Tensor) -> tf.Tensor:
-        """The index pads with -1; here padding is the catalogue's size."""
-        return tf.where(rows < 0, self._n_items, rows)
-
-    def _first(self, rows: tf.Tensor, excluded: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
-        """The first ``limit`` of [b, n] rows that are not excluded; the others become padding.
-
-        Without the limit a row's candidates would depend on how many items its neighbours in the batch exclude.
-        """
-        allowed = (rows < self._n_items) & ~_contains(excluded, rows)
-        return tf.where(allowed & (tf.cumsum(tf.cast(allowed, tf.int32), axis=1) <= limit), rows, self._n_items)
-
-    def _distinct(self, rows: tf.Tensor, excluded: tf.Tensor) -> tf.Tensor:
-        """[b, n] rows, each once, without the excluded [b, e], to [b, m] padded with the catalogue's size."""
-        rows = tf.sort(rows, axis=1)
-        repeated = tf.pad(rows[:, 1:] == rows[:, :-1], [[0, 0], [1, 0]])
-        keep = (rows < self._n_items) & ~repeated & ~_contains(excluded, rows)
-        return tf.ragged.boolean_mask(rows, keep).to_tensor(self._n_items)
-
-    def _best(self, scores: tf.Tensor, rows: tf.Tensor, excluded: tf.Tensor, k: tf.Tensor) -> Tensors:
-        scores = tf.where((rows < self._n_items) & ~_contains(excluded, rows), scores, -np.inf)
-        best, places = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1]))
-        found = tf.where(best > -np.inf, tf.gather(rows, places, batch_dims=1), self._n_items)
-        missing = [[0, 0], [0, k - tf.shape(best)[1]]]
-        names = self._names(tf.pad(found, missing, constant_values=self._n_items))
-        return {"item_ids": names, "scores": tf.pad(best, missing, constant_values=-np.inf)}
-
-    def _names(self, rows: tf.Tensor) -> tf.Tensor:
-        return tf.gather(self._ids.read_value(), rows)
-
-
-def _contains(sets: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Whether each of [b, n] rows is in its list of [b, e]; [b, n] bool. Comparing all pairs would take b * n * e."""
-    # One more entry, that no row equals, keeps the lists from being empty.
-    ordered = tf.sort(tf.pad(sets, [[0, 0], [0, 1]], constant_values=-1), axis=1)
-    places = tf.minimum(tf.searchsorted(ordered, values), tf.shape(ordered)[1] - 1)
-    return tf.gather(ordered, places, batch_dims=1) == values
 
 
 def _concrete(

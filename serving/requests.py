@@ -10,6 +10,7 @@ from twotower.features.encoding import PAD, Encoding
 from twotower.features.preprocessing import raw_type, time_part
 from twotower.features.spec import Feature, SequenceFeature, Spec, TimeFeature, VectorFeature
 from twotower.models.queries import DAY
+from twotower.serving.item_ids import ItemIds
 
 Tensors = Mapping[str, tf.Tensor]
 
@@ -44,7 +45,8 @@ class RequestTransform(tf.Module):
         spec: what was transformed.
         layer: ``TFTransformOutput.transform_features_layer()``.
         query_encodings, item_encodings: what the towers take.
-        n_items: size of the catalogue.
+        n_items: size of Transform's item vocabulary.
+        ids: the items that a history may name.
         reference_time: end of the training data, unix seconds: "now" for a request without a time.
     """
 
@@ -55,6 +57,7 @@ class RequestTransform(tf.Module):
         query_encodings: Sequence[Encoding],
         item_encodings: Sequence[Encoding],
         n_items: int,
+        ids: ItemIds,
         reference_time: int,
     ) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class RequestTransform(tf.Module):
         self._query_encodings = tuple(query_encodings)
         self._item_encodings = tuple(item_encodings)
         self._n_items = n_items
+        self._ids = ids
         self._reference_time = reference_time
         # Ingest keeps no more of a sequence either.
         groups = {"user": spec.user_features, "item": spec.item_features}
@@ -72,12 +76,6 @@ class RequestTransform(tf.Module):
             for name, feature in features.items()
             if isinstance(feature, SequenceFeature)
         }
-
-    def item_rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """Ids [b, n] to catalogue rows [b, n] int32; unknown and empty ones are the catalogue's size."""
-        rows = self._layer({"item_id": _sparse(ids)})["item_id"]
-        dense = tf.sparse.to_dense(rows, default_value=self._n_items)
-        return tf.cast(tf.reshape(dense, tf.shape(ids)), tf.int32)
 
     def items(self, raw: Tensors) -> dict[str, tf.Tensor]:
         """Raw item features by name to what the candidate tower takes."""
@@ -92,10 +90,10 @@ class RequestTransform(tf.Module):
 
         Events at or after the request's time, and without a known item, count as padding.
         """
-        times, rows = raw["history_times"], self.item_rows(raw["history_item_ids"])
+        times, rows = raw["history_times"], self._ids.rows(raw["history_item_ids"])
         latest = tf.reduce_max(tf.pad(times, [[0, 0], [0, 1]]), axis=1)
         now = tf.where(raw["time"] > 0, raw["time"], tf.maximum(latest + 1, self._reference_time))
-        known = (rows < self._n_items) & (times < now[:, tf.newaxis])
+        known = (rows < self._ids.size) & (times < now[:, tf.newaxis])
         ages = tf.where(known, tf.cast(now[:, tf.newaxis] - times, tf.float32) / DAY, 0.0)
         # Events of one moment go by their row, so that the order in which they are given does not matter.
         order = tf.argsort(rows, axis=1, stable=True)
@@ -108,7 +106,7 @@ class RequestTransform(tf.Module):
         found = self._layer(self._tables(asked))
         features = {
             "user_id": _dense(found["user_id"], None),
-            "history_item_id": tf.gather(tf.where(known, rows, self._n_items), order, batch_dims=1),
+            "history_item_id": tf.gather(tf.where(known, rows, self._ids.size), order, batch_dims=1),
             "history_age": tf.gather(ages, order, batch_dims=1),
         }
         for encoding in self._query_encodings:

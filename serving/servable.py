@@ -10,13 +10,18 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from twotower.serving.recommender import Recommender
+from twotower.serving.recommender import Recommender, Signatures
 
 CARD = "assets.extra/model_card.json"
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 SIGNATURES = {
     "recommend": "the ranked list: retrieved and own items, ranked; also the default signature",
+    "recommend_timed": "the same, and the milliseconds that each stage took",
+    "candidates": "the first stage of two: the items to rank, retrieved and own; also the default signature",
+    "candidates_timed": "the same, and the milliseconds that each stage took",
+    "order": "the second stage of two: the ranked list of given candidates; also the default signature",
+    "order_timed": "the same, and the milliseconds that each stage took",
     "retrieve": "the first stage's list and its scores",
     "rank": "the ranker's scores of the given candidates",
     "similar_items": "the nearest items by the cosine of their embeddings",
@@ -25,9 +30,15 @@ SIGNATURES = {
 }
 
 
-def save(recommender: Recommender, folder: Path, card: Mapping[str, object]) -> None:
-    """Write the SavedModel, a warm-up request a signature, and ``card`` with the signatures' documentation."""
-    signatures = recommender.signatures()
+def save(recommender: Recommender, signatures: Signatures, folder: Path, card: Mapping[str, object]) -> None:
+    """Write the SavedModel, a warm-up request a signature, and ``card`` with the signatures' documentation.
+
+    Args:
+        recommender: all that the signatures read.
+        signatures: those of the whole recommender, or of one of its stages.
+        folder: where to.
+        card: what else the model card says.
+    """
     options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
     tf.saved_model.save(recommender, str(folder), signatures=signatures, options=options)
     (folder / WARM_UP).parent.mkdir(exist_ok=True)

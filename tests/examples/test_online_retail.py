@@ -135,4 +135,4 @@ def test_the_same_pipeline_runs_with_nothing_but_its_own_spec(part: pd.DataFrame
     assert "no customer (guest orders)" in report
     assert "bought most often" in report
     for model in ("scann", "portable"):
-        assert list((tmp_path / "out" / "pipeline").glob(f"Compose/servables/*/{model}/saved_model.pb"))
+        assert list((tmp_path / "out" / "pipeline").glob(f"Compose/composed/*/{model}/saved_model.pb"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from twotower.models.boosted_trees import SETTINGS, BoostedTrees, grow
+from twotower.models.boosted_trees import BLOCK, SETTINGS, BoostedTrees, grow
 from twotower.models.ranking_inputs import TrainingLists
 from twotower.models.ranking_lists import RankingLists
 
@@ -40,6 +40,20 @@ def test_the_graph_scores_as_lightgbm_does(booster: lightgbm.Booster) -> None:
     found = tf.function(BoostedTrees(booster))(tf.constant(numbers)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     assert len(np.unique(found.round(3))) > 50
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 8, 9, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5])
+def test_blocks_of_every_size_score_alike(booster: lightgbm.Booster, candidates: int) -> None:
+    numbers = training(4).numbers.reshape(-1, WIDTH)[:candidates].astype(np.float32)
+    found = BoostedTrees(booster)(tf.constant(numbers[np.newaxis])).numpy()[0]
+    np.testing.assert_allclose(found, booster.predict(numbers, raw_score=True), rtol=1e-5, atol=1e-5)
+
+
+def test_tiny_and_huge_numbers_go_where_lightgbm_sends_them(booster: lightgbm.Booster) -> None:
+    limits = np.array([0.0, -0.0, 6e-8, -6e-8, 65504, -65504, np.inf, -np.inf], np.float16)
+    numbers = np.stack(np.meshgrid(*[limits] * 3, [0.0], [0.0]), axis=-1).reshape(1, -1, WIDTH).astype(np.float32)
+    expected = booster.predict(numbers[0], raw_score=True)
+    np.testing.assert_allclose(BoostedTrees(booster)(tf.constant(numbers))[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_number_at_a_threshold_goes_left_as_in_lightgbm(booster: lightgbm.Booster) -> None:

@@ -79,7 +79,7 @@ def test_lists_and_numbers_are_those_of_their_snapshot() -> None:
     groups = item_groups(CATALOGUE)
     for at in (70, 90):
         snapshot = Snapshot.take(spec, users.history, CATALOGUE, groups, at * DAY)
-        features = RankingFeatures(groups, N_ITEMS, snapshot)
+        features = RankingFeatures(groups, snapshot)
         for row in np.flatnonzero(lists.times == at * DAY)[:3]:
             asked = queries.features(
                 tf.constant(lists.users[[row]]), tf.constant(lists.cuts[[row]]), tf.constant([at * DAY], tf.int64), 20
@@ -101,7 +101,7 @@ def test_a_snapshot_knows_the_promotions_of_its_moment() -> None:
     snapshot = Snapshot.take(spec, history, catalogue, item_groups(catalogue), 70 * DAY)
     assert np.flatnonzero(snapshot.statistics["promotion_on_now"]).tolist() == [4]
     assert np.flatnonzero(snapshot.statistics["promotion_on_ahead"]).tolist() == [4, 5]
-    names = RankingFeatures(item_groups(catalogue), N_ITEMS, snapshot).names
+    names = RankingFeatures(item_groups(catalogue), snapshot).names
     assert [name for name in names if "promotion" in name] == [
         f"shop_promotion_on_{name}" for name in ("now", "ahead", "before", "usual", "peak")
     ]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twotower.models.repeat_features import GROUP_FEATURES, HALF_LIVES, NEVER, Group, repeat_features
+from twotower.models.repeat_features import GROUP_FEATURES, HALF_LIVES, NEVER, names, repeat_features
 
 N_ITEMS = 5
 # Items 0 and 1 share a group, 2 and 3 another; item 4 has none.
@@ -32,9 +32,13 @@ def features(histories: Sequence[Sequence[Event]], candidates: list[list[int]]) 
         tf.constant(events[:, :, 1]),
         tf.constant(candidates, tf.int32),
         N_ITEMS,
-        {"brand": Group(tf.constant(GROUP_OF), 3)},
+        [tf.constant(GROUP_OF)],
     )
-    return {name: np.asarray(values) for name, values in found.items()}
+    return named(found)
+
+
+def named(found: tf.Tensor) -> Features:
+    return dict(zip(names(["brand"]), np.moveaxis(found.numpy(), 2, 0), strict=True))
 
 
 def counted(mine: list[float], everything: list[float]) -> dict[str, float]:
@@ -130,8 +134,7 @@ def test_users_do_not_share_events() -> None:
 
 def test_padding_anywhere_is_no_event() -> None:
     items, ages = tf.constant([[N_ITEMS, 0, N_ITEMS, 2]]), tf.constant([[0.0, 3.0, 0.0, 4.0]])
-    group = {"brand": Group(tf.constant(GROUP_OF), 3)}
-    found = repeat_features(items, ages, tf.constant([[0, 2, N_ITEMS]]), N_ITEMS, group)
+    found = named(repeat_features(items, ages, tf.constant([[0, 2, N_ITEMS]]), N_ITEMS, [tf.constant(GROUP_OF)]))
     for name, values in features([[(0, 3.0), (2, 4.0)]], [[0, 2, N_ITEMS]]).items():
         np.testing.assert_array_equal(found[name], values, name)
 
@@ -142,6 +145,5 @@ def test_padding_anywhere_is_no_event() -> None:
 def test_nothing_at_all(batch: int, length: int, width: int) -> None:
     # No event and no candidate anywhere once asked for a negative number of segments.
     items, ages = tf.fill([batch, length], N_ITEMS), tf.zeros([batch, length])
-    group = {"brand": Group(tf.constant(GROUP_OF), 3)}
-    found = repeat_features(items, ages, tf.zeros([batch, width], tf.int32), N_ITEMS, group)
-    assert {tuple(values.shape) for values in found.values()} == {(batch, width)}
+    found = repeat_features(items, ages, tf.zeros([batch, width], tf.int32), N_ITEMS, [tf.constant(GROUP_OF)])
+    assert found.shape == (batch, width, len(names(["brand"])))

@@ -150,7 +150,7 @@ def test_both_servables_are_pushed_as_one_version(shop: Shop) -> None:
     card = json.loads((shop.out / "serving/recommender" / version / "assets.extra/model_card.json").read_text())
     assert card["index"] == "scann"
     assert set(card["signatures"]) == {
-        "recommend", "retrieve", "rank", "similar_items", "embed_query", "embed_items",
+        "recommend", "recommend_timed", "retrieve", "rank", "similar_items", "embed_query", "embed_items",
     }  # fmt: skip
 
 

@@ -13,23 +13,25 @@ Connect = Callable[..., Recommender]
 class InLoop:
     """An AsyncRecommender in an event loop of its own, called from other threads and waited for."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, make: Callable[..., AsyncRecommender], *args: Any, **kwargs: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
-        async def make() -> AsyncRecommender:
-            return AsyncRecommender(*args, **kwargs)
+        async def made() -> AsyncRecommender:
+            return make(*args, **kwargs)
 
         try:
-            self._client = self._wait(make())
+            self._client = self._wait(made())
         except BaseException:
             self._stop()
             raise
 
     @classmethod
-    def connect(cls, *args: Any, **kwargs: Any) -> Recommender:
-        return cast(Recommender, cls(*args, **kwargs))
+    def connect(
+        cls, *args: Any, make: Callable[..., AsyncRecommender] = AsyncRecommender, **kwargs: Any
+    ) -> Recommender:
+        return cast(Recommender, cls(make, *args, **kwargs))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *args, **kwargs: self._wait(getattr(self._client, name)(*args, **kwargs))

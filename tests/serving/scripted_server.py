@@ -30,7 +30,7 @@ class ScriptedServer:
     def __init__(
         self, port: int = 0, *, address: str | None = None, credentials: grpc.ServerCredentials | None = None
     ) -> None:
-        self.version = 1
+        self.name, self.version = "m", 1
         self.labels: dict[str, int] = {}
         self.headers: list[dict[str, str]] = []
         self.signatures: dict[str, Inputs] = {"recommend": LISTS, "embed_query": QUERY}
@@ -81,7 +81,7 @@ class ScriptedServer:
                 words = f"Unrecognized servable version label: {asked.version_label}"
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, words)
             version = self.labels[asked.version_label]
-        return wire.ModelSpec(name="m", version=wire.Int64Value(value=version), signature_name=signature)
+        return wire.ModelSpec(name=self.name, version=wire.Int64Value(value=version), signature_name=signature)
 
     def _predict(self, request: wire.PredictRequest, context: grpc.ServicerContext) -> wire.PredictResponse:
         self.attempts["Predict"] += 1
@@ -114,7 +114,7 @@ class ScriptedServer:
         self, request: wire.GetModelMetadataRequest, context: grpc.ServicerContext
     ) -> wire.GetModelMetadataResponse:
         self.attempts["GetModelMetadata"] += 1
-        if request.model_spec.name != "m":
+        if request.model_spec.name != self.name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request.model_spec.name}")
         spec = self._chosen(request.model_spec, context)
         signatures = wire.SignatureDefMap()
@@ -134,7 +134,7 @@ class ScriptedServer:
     ) -> wire.GetModelStatusResponse:
         self.attempts["GetModelStatus"] += 1
         if not self.states:
-            context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model m")
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {self.name}")
         return wire.GetModelStatusResponse(
             model_version_status=[
                 wire.ModelVersionStatus(

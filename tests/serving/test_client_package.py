@@ -36,12 +36,16 @@ def test_lists_need_no_numpy_and_embeddings_say_that_they_do() -> None:
     program = """
 import sys
 sys.modules["numpy"] = None  # as if it were not installed
-from twotower_client import Query, wire_pb2 as wire
+from twotower_client import Query, Range, Rules, wire_pb2 as wire
 from twotower_client.inputs import complete, query_columns
 from twotower_client.metadata import InputSpec
 from twotower_client.replies import embedding, item_lists
+from twotower_client.rules import rule_columns
 from twotower_client.tensors import Tensor, encode
-sent = complete(query_columns([Query("7")]), {"user_id": InputSpec(wire.DT_STRING, (-1,))}, "recommend", 1)
+queries = [Query("7", rules=Rules(filters={"price": Range(1)}))]
+specs = {"user_id": InputSpec(wire.DT_STRING, (-1,)), "above_price": InputSpec(wire.DT_FLOAT, (-1,))}
+columns = {**query_columns(queries), "above_price": rule_columns(queries)["above_price"]}
+sent = complete(columns, specs, "recommend", 1)
 reply = wire.PredictResponse()
 reply.outputs["item_ids"].CopyFrom(encode(Tensor((1, 1), list(sent["user_id"].string_val)), wire.DT_STRING))
 reply.outputs["scores"].CopyFrom(encode(Tensor((1, 1), [0.5]), wire.DT_FLOAT))

@@ -1,6 +1,6 @@
 """The composed recommender, saved and loaded again: every promise of its signatures, on the tiny shop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from tiny_shop import DAY, ITEMS, SPEC, SPLIT, TASTES, USERS, Shop
 
+from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
 from twotower.models.contract import Towers
 from twotower.models.exports import RankingExport, TowersExport
@@ -24,8 +25,10 @@ from twotower.models.training_events import TrainingEvents
 from twotower.serving import servable
 from twotower.serving.index import build_index
 from twotower.serving.index.export import IndexExport
+from twotower.serving.item_ids import ItemIds
 from twotower.serving.recommender import Recommender
 from twotower.serving.requests import RequestTransform
+from twotower.serving.rules import NO_RULES, Rules
 from twotower.serving.server.servable import Servable
 
 Answer = dict[str, npt.NDArray[Any]]
@@ -35,6 +38,7 @@ QUERY_INPUTS = {
     "history_item_ids", "history_times", "time", "context_store",
 }  # fmt: skip
 LISTS = {"item_ids", "scores"}
+TIMES = {f"ms_{name}" for name in ("features", "query_tower", "retrieval", "ranking", "rules", "all")}
 TASKS = {"scores", "score_bought", "score_quantity"}
 
 
@@ -62,7 +66,7 @@ def filled(signature: Any, rows: list[dict[str, Any]], k: int | None) -> dict[st
         del specs["k"]
         inputs["k"] = tf.constant(k, tf.int32)
     for name, spec in specs.items():
-        empty: Any = {tf.string: b"", tf.int64: 0, tf.float32: np.nan}[spec.dtype]
+        empty: Any = {tf.string: b"", tf.int64: 0, tf.int32: 0, tf.float32: np.nan}[spec.dtype]
         values: list[Any] = [row.get(name, empty if spec.shape.rank == 1 else []) for row in rows]
         if spec.shape.rank == 2:
             width = spec.shape[1] or max(len(value) for value in values)
@@ -94,16 +98,19 @@ def randomise(model: tf.Module, random: np.random.Generator, spread: float) -> N
 
 @pytest.fixture(scope="module")
 def composed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Composed:
+    return compose(shop, tmp_path_factory.mktemp("recommender"), SPEC, lambda ids: NO_RULES)
+
+
+def compose(shop: Shop, folder: Path, spec: Spec, rules: Callable[[ItemIds], Rules]) -> Composed:
     """Random towers and ranker over the real graph, through every SavedModel that the pipeline writes."""
-    folder, random = tmp_path_factory.mktemp("recommender"), np.random.default_rng(0)
-    data = shop.data()
+    random, data = np.random.default_rng(0), shop.data()
     catalogue, train = data.catalogue(), data.users("train")
-    query, candidate = build_towers(SPEC, catalogue, train, data.n_users, TrainingEvents.choose(SPEC, train, N_ITEMS))
+    query, candidate = build_towers(spec, catalogue, train, data.n_users, TrainingEvents.choose(spec, train, N_ITEMS))
     towers = TowersExport(
-        Towers(query, candidate), data.query_encodings, data.item_encodings, SPEC.retrieval.history_length
+        Towers(query, candidate), data.query_encodings, data.item_encodings, spec.retrieval.history_length
     )
-    queries = Queries(SPEC, train, N_ITEMS)
-    built_ranker = build_ranker(SPEC, catalogue, train)
+    queries = Queries(spec, train, N_ITEMS)
+    built_ranker = build_ranker(spec, catalogue, train)
     ranking = RankingExport(built_ranker, data.query_encodings)
     for function in (towers.query, towers.candidate, ranking.score):
         function.get_concrete_function()  # creates the weights
@@ -114,20 +121,13 @@ def composed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Composed:
     tf.saved_model.save(ranking, str(folder / "ranker"))
     retriever = TowerRetriever(str(folder / "towers"), catalogue, queries)
     tf.saved_model.save(IndexExport(build_index(retriever.items, "exact", seed=1)), str(folder / "index"))
-    transform = RequestTransform(
-        SPEC, data.output.transform_features_layer(), data.query_encodings, data.item_encodings, N_ITEMS, SPLIT
-    )
-    ranker = tf.saved_model.load(str(folder / "ranker"))
-    recommender = Recommender(
-        SPEC,
-        transform,
-        tf.saved_model.load(str(folder / "towers")),
-        tf.saved_model.load(str(folder / "index")),
-        ranker,
-        data.item_ids(),
-    )
+    loaded_towers, index, ranker = (tf.saved_model.load(str(folder / name)) for name in ("towers", "index", "ranker"))
+    ids = ItemIds(data.item_ids_file)
+    layer = data.output.transform_features_layer()
+    transform = RequestTransform(spec, layer, data.query_encodings, data.item_encodings, N_ITEMS, ids, SPLIT)
+    recommender = Recommender(spec, transform, loaded_towers, index, ranker, ids, rules(ids))
     (folder / "saved").mkdir()
-    servable.save(recommender, folder / "saved", {"name": "tiny"})
+    servable.save(recommender, recommender.signatures(), folder / "saved", {"name": "tiny"})
     signatures = servable.load(folder / "saved").signatures
     return Composed(folder / "saved", signatures, retriever, ranker, train, queries)
 
@@ -159,6 +159,7 @@ class TestContract:
         expected = {
             "serving_default": (QUERY_INPUTS | {"exclude_item_ids", "k"}, LISTS | TASKS),
             "recommend": (QUERY_INPUTS | {"exclude_item_ids", "k"}, LISTS | TASKS),
+            "recommend_timed": (QUERY_INPUTS | {"exclude_item_ids", "k"}, LISTS | TASKS | TIMES),
             "retrieve": (QUERY_INPUTS | {"exclude_item_ids", "k"}, LISTS),
             "rank": (QUERY_INPUTS | {"candidate_item_ids"}, TASKS),
             "similar_items": ({"item_ids", "k"}, LISTS),

@@ -20,8 +20,10 @@ from twotower.models.transformed import Transformed
 from twotower.serving import servable
 from twotower.serving.index import build_index
 from twotower.serving.index.export import IndexExport
+from twotower.serving.item_ids import ItemIds
 from twotower.serving.recommender import Recommender
 from twotower.serving.requests import RequestTransform
+from twotower.serving.rules import NO_RULES
 
 N_ITEMS = len(ITEMS)
 MODELS: dict[str, dict[str, Any]] = {
@@ -47,13 +49,14 @@ class Composed:
         retriever = TowerRetriever(str(folder / "towers"), catalogue, Queries(spec, train, N_ITEMS))
         index = build_index(retriever.items, "portable", seed=1, exact_below=0)
         tf.saved_model.save(IndexExport(index), str(folder / "index"))
+        ids = ItemIds(data.item_ids_file)
         transform = RequestTransform(
-            spec, data.output.transform_features_layer(), data.query_encodings, data.item_encodings, N_ITEMS, SPLIT
+            spec, data.output.transform_features_layer(), data.query_encodings, data.item_encodings, N_ITEMS, ids, SPLIT
         )
         saved = {name: tf.saved_model.load(str(folder / name)) for name in ("towers", "index", "ranker")}
-        recommender = Recommender(spec, transform, saved["towers"], saved["index"], saved["ranker"], data.item_ids())
+        recommender = Recommender(spec, transform, saved["towers"], saved["index"], saved["ranker"], ids, NO_RULES)
         (folder / "saved").mkdir()
-        servable.save(recommender, folder / "saved", {"name": "tiny"})
+        servable.save(recommender, recommender.signatures(), folder / "saved", {"name": "tiny"})
         self.signatures = servable.load(folder / "saved").signatures
         self.items = retriever.items
         self.scores = retriever.embed_latest(np.arange(len(USERS)), SPLIT) @ retriever.items.T

@@ -20,8 +20,10 @@ from twotower.models.transformed import Transformed
 from twotower.serving import servable
 from twotower.serving.index import build_index
 from twotower.serving.index.export import IndexExport
+from twotower.serving.item_ids import ItemIds
 from twotower.serving.recommender import Recommender
 from twotower.serving.requests import RequestTransform
+from twotower.serving.rules import NO_RULES
 
 N_ITEMS = len(ITEMS)
 
@@ -45,14 +47,14 @@ def signatures(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     ranker = fit_ranker(RankingData(spec, catalogue, train, data.n_users, queries, retriever, folder))
     tf.saved_model.save(RankingExport(ranker, data.query_encodings), str(folder / "ranker"))
     tf.saved_model.save(IndexExport(build_index(retriever.items, "exact", seed=1)), str(folder / "index"))
+    ids = ItemIds(data.item_ids_file)
     transform = RequestTransform(
-        spec, data.output.transform_features_layer(), data.query_encodings, data.item_encodings, N_ITEMS, SPLIT
+        spec, data.output.transform_features_layer(), data.query_encodings, data.item_encodings, N_ITEMS, ids, SPLIT
     )
     towers, index, ranker = (tf.saved_model.load(str(folder / name)) for name in ("towers", "index", "ranker"))
     (folder / "saved").mkdir()
-    servable.save(
-        Recommender(spec, transform, towers, index, ranker, data.item_ids()), folder / "saved", {"name": "tiny"}
-    )
+    recommender = Recommender(spec, transform, towers, index, ranker, ids, NO_RULES)
+    servable.save(recommender, recommender.signatures(), folder / "saved", {"name": "tiny"})
     assert (folder / "curve.json").is_file()
     return dict(servable.load(folder / "saved").signatures)
 

@@ -10,6 +10,7 @@ from tiny_shop import BASKETS, DAY, ITEMS, SPEC, SPLIT, TASTES, USERS, Shop
 from twotower.models.exports import query_signature
 from twotower.models.queries import Queries
 from twotower.models.transformed import Transformed
+from twotower.serving.item_ids import ItemIds
 from twotower.serving.requests import RequestTransform, query_spec, raw_spec
 
 N_ITEMS = len(ITEMS)
@@ -21,9 +22,14 @@ def data(shop: Shop) -> Transformed:
 
 
 @pytest.fixture(scope="module")
-def transform(data: Transformed) -> RequestTransform:
+def ids(data: Transformed) -> ItemIds:
+    return ItemIds(data.item_ids_file)
+
+
+@pytest.fixture(scope="module")
+def transform(data: Transformed, ids: ItemIds) -> RequestTransform:
     layer = data.output.transform_features_layer()
-    return RequestTransform(SPEC, layer, data.query_encodings, data.item_encodings, N_ITEMS, SPLIT)
+    return RequestTransform(SPEC, layer, data.query_encodings, data.item_encodings, N_ITEMS, ids, SPLIT)
 
 
 def raw(**given: Any) -> dict[str, tf.Tensor]:
@@ -73,12 +79,13 @@ def test_features_are_what_the_exports_take(transform: RequestTransform, data: T
             assert spec.is_compatible_with(found[name]), name
 
 
-def test_item_rows(transform: RequestTransform, data: Transformed) -> None:
-    ids = tf.constant([["i3", "", "gone"], ["bare", "i0", "I3"]])
+def test_item_rows_and_names(ids: ItemIds, data: Transformed) -> None:
+    asked = tf.constant([["i3", "", "gone"], ["bare", "i0", "I3"]])
     expected = [[row(data, "i3"), N_ITEMS, N_ITEMS], [row(data, "bare"), row(data, "i0"), N_ITEMS]]
-    assert transform.item_rows(ids).numpy().tolist() == expected
-    assert transform.item_rows(tf.zeros([2, 0], tf.string)).shape == (2, 0)
-    assert transform.item_rows(tf.zeros([0, 3], tf.string)).shape == (0, 3)
+    assert ids.rows(asked).numpy().tolist() == expected
+    assert ids.names(ids.rows(asked)).numpy().tolist() == [[b"i3", b"", b""], [b"bare", b"i0", b""]]
+    assert ids.rows(tf.zeros([2, 0], tf.string)).shape == (2, 0)
+    assert ids.rows(tf.zeros([0, 3], tf.string)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("user", range(len(USERS)))

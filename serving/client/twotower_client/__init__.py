@@ -19,10 +19,12 @@ from .errors import (
 from .recommender import Recommender
 from .rollout import CanarySplit
 from .shadow import Comparison, Shadow, ShadowSummary
-from .types import Embedding, HistoryEvent, Query, Recommendation, ScoredItem, VersionStatus
+from .two_stage import AsyncTwoStageRecommender, TwoStageRecommender
+from .types import Embedding, HistoryEvent, Query, Range, Recommendation, Rules, ScoredItem, VersionStatus
 
 __all__ = [
     "AsyncRecommender",
+    "AsyncTwoStageRecommender",
     "AuthenticationError",
     "CanarySplit",
     "ClientClosedError",
@@ -35,13 +37,16 @@ __all__ = [
     "NotFoundError",
     "OverloadedError",
     "Query",
+    "Range",
     "Recommendation",
     "Recommender",
     "RecommenderError",
+    "Rules",
     "ScoredItem",
     "ServerError",
     "Shadow",
     "ShadowSummary",
+    "TwoStageRecommender",
     "UnavailableError",
     "UnknownFeatureError",
     "UnknownLabelError",

@@ -23,15 +23,16 @@ from .inputs import complete, id_list, list_length, query_columns
 from .metadata import InputSpec, MetadataCache
 from .replies import embedding, item_lists, ranked_candidates
 from .rollout import CANARY, STABLE, CanarySplit
+from .rules import rule_columns
 from .steps import Plan, Rpc, Sleep, Together
 from .tensors import Tensor
-from .types import Embedding, FeatureValue, Query, Recommendation, Time, VersionStatus
+from .types import Embedding, FeatureValue, Query, Recommendation, Rules, Time, VersionStatus
 from .versions import VersionChoice, model_spec, version_choice
 
-_Inputs = dict[str, wire.TensorProto]
+Inputs = dict[str, wire.TensorProto]
 
 
-class _Route(NamedTuple):
+class Route(NamedTuple):
     """The version that a call is for, and the label that stands in where there is no such one."""
 
     choice: VersionChoice
@@ -76,6 +77,8 @@ class Calls:
         user: Mapping[str, FeatureValue] | None = None,
         context: Mapping[str, FeatureValue] | None = None,
         time: Time | None = None,
+        rules: Rules | None = None,
+        timings: bool = False,
         timeout: float | None = None,
         version: int | None = None,
         label: str | None = None,
@@ -83,14 +86,17 @@ class Calls:
         """Return the k best items for one user: retrieved, filtered and ranked. Fewer when fewer remain.
 
         Args:
-            user_id: as in `Query`, like `history`, `exclude`, `user`, `context` and `time`.
+            user_id: as in `Query`, like `history`, `exclude`, `user`, `context`, `time` and `rules`.
             k: the length of the list.
+            timings: also say how long each stage took.
             timeout: seconds for the call, its retries included; None takes the client's.
             version: ask this version of the model.
             label: ask the version with this label; neither of the two: the client's choice.
         """
-        query = Query(user_id, history, user or {}, context or {}, time, exclude)
-        lists = yield from self._lists("recommend", [query], k, (), timeout, version, label)
+        query = Query(user_id, history, user or {}, context or {}, time, exclude, rules or Rules())
+        lists = yield from self.recommend_many(
+            [query], k, timings=timings, timeout=timeout, version=version, label=label
+        )
         return lists[0]
 
     def recommend_many(
@@ -99,6 +105,7 @@ class Calls:
         k: int = 10,
         exclude: Sequence[str] = (),
         *,
+        timings: bool = False,
         timeout: float | None = None,
         version: int | None = None,
         label: str | None = None,
@@ -112,11 +119,13 @@ class Calls:
             queries: any number; none gives no lists, without a request.
             k: the length of every list.
             exclude: item ids to exclude from every list, beside each query's own.
+            timings: also say how long each stage took.
             timeout: seconds for the whole call.
             version: as in `recommend`, like `label`.
             label: see `version`.
         """
-        return (yield from self._lists("recommend", queries, k, exclude, timeout, version, label))
+        signature = "recommend_timed" if timings else "recommend"
+        return (yield from self._lists(signature, queries, k, exclude, timeout, version, label))
 
     def retrieve(
         self,
@@ -128,12 +137,13 @@ class Calls:
         user: Mapping[str, FeatureValue] | None = None,
         context: Mapping[str, FeatureValue] | None = None,
         time: Time | None = None,
+        rules: Rules | None = None,
         timeout: float | None = None,
         version: int | None = None,
         label: str | None = None,
     ) -> Plan[Recommendation]:
-        """Return the k best items of the first stage alone, as `recommend` otherwise; no scores per task."""
-        query = Query(user_id, history, user or {}, context or {}, time, exclude)
+        """Return the first stage's k best items, otherwise as `recommend`: no scores per task, no rules but filters."""
+        query = Query(user_id, history, user or {}, context or {}, time, exclude, rules or Rules())
         lists = yield from self._lists("retrieve", [query], k, (), timeout, version, label)
         return lists[0]
 
@@ -156,7 +166,7 @@ class Calls:
         columns = {**query_columns([query]), "candidate_item_ids": ids}
         reply = yield from self._predict(
             "rank",
-            lambda specs: _query_inputs("rank", [query], columns, specs),
+            lambda specs: query_inputs("rank", [query], columns, specs),
             self._deadline(timeout),
             self._route(user_id, version, label),
         )
@@ -198,7 +208,7 @@ class Calls:
         columns = query_columns([query])
         reply = yield from self._predict(
             "embed_query",
-            lambda specs: _query_inputs("embed_query", [query], columns, specs),
+            lambda specs: query_inputs("embed_query", [query], columns, specs),
             self._deadline(timeout),
             self._route(user_id, version, label),
         )
@@ -229,7 +239,7 @@ class Calls:
             ids.append(item_id.encode())
         features = [{name: value for name, value in item.items() if name != "item_id"} for item in items]
 
-        def inputs(specs: Mapping[str, InputSpec]) -> _Inputs:
+        def inputs(specs: Mapping[str, InputSpec]) -> Inputs:
             columns = {"item_id": Tensor((len(ids),), ids), **feature_columns("item", features, specs)}
             return complete(columns, specs, "embed_items", len(items))
 
@@ -279,12 +289,12 @@ class Calls:
     def _deadline(self, timeout: float | None) -> float:
         return monotonic() + (self.timeout if timeout is None else timeout)
 
-    def _route(self, user_id: str, version: int | None, label: str | None) -> _Route:
+    def _route(self, user_id: str, version: int | None, label: str | None) -> Route:
         choice = version_choice(version, label)
         if choice is not None or self.split is None:
-            return _Route(self.choice if choice is None else choice)
+            return Route(self.choice if choice is None else choice)
         label = self.split.label(user_id)
-        return _Route(label, STABLE if label == CANARY else None)
+        return Route(label, STABLE if label == CANARY else None)
 
     def _lists(
         self,
@@ -300,7 +310,7 @@ class Calls:
         length = list_length(k)
         if not queries:
             return []
-        by_route: dict[_Route, list[int]] = {}
+        by_route: dict[Route, list[int]] = {}
         for place, query in enumerate(queries):
             by_route.setdefault(self._route(query.user_id, version, label), []).append(place)
         parts = [
@@ -309,13 +319,10 @@ class Calls:
             for start in range(0, len(places), self.batch_size)
         ]
 
-        def part(route: _Route, places: Sequence[int]) -> Plan[list[Recommendation]]:
+        def part(route: Route, places: Sequence[int]) -> Plan[list[Recommendation]]:
             some = [queries[place] for place in places]
-            columns = {**query_columns(some, exclude), "k": length}
-            reply = yield from self._predict(
-                signature, lambda specs: _query_inputs(signature, some, columns, specs), deadline, route
-            )
-            return item_lists(reply)
+            columns = {**query_columns(some, exclude), **rule_columns(some), "k": length}
+            return (yield from self._listed(signature, some, columns, deadline, route))
 
         if len(parts) == 1:
             return (yield from part(*parts[0]))
@@ -327,12 +334,26 @@ class Calls:
         }
         return [found[place] for place in range(len(queries))]
 
+    def _listed(
+        self,
+        signature: str,
+        queries: Sequence[Query],
+        columns: Mapping[str, Tensor],
+        deadline: float,
+        route: Route,
+    ) -> Plan[list[Recommendation]]:
+        """Return one list per query, asked for in one request."""
+        reply = yield from self._predict(
+            signature, lambda specs: query_inputs(signature, queries, columns, specs), deadline, route
+        )
+        return item_lists(reply)
+
     def _predict(
         self,
         signature: str,
-        inputs: Callable[[Mapping[str, InputSpec]], _Inputs],
+        inputs: Callable[[Mapping[str, InputSpec]], Inputs],
         deadline: float,
-        route: _Route,
+        route: Route,
     ) -> Plan[wire.PredictResponse]:
         """Send one request; what the split sends to a canary that is not there, to the stable version."""
         try:
@@ -345,7 +366,7 @@ class Calls:
     def _current(
         self,
         signature: str,
-        inputs: Callable[[Mapping[str, InputSpec]], _Inputs],
+        inputs: Callable[[Mapping[str, InputSpec]], Inputs],
         deadline: float,
         choice: VersionChoice,
     ) -> Plan[wire.PredictResponse]:
@@ -365,7 +386,7 @@ class Calls:
         return (yield from self._attempt(signature, inputs(fresh.signature(signature)), deadline, choice))
 
     def _attempt(
-        self, signature: str, inputs: _Inputs, deadline: float, choice: VersionChoice
+        self, signature: str, inputs: Inputs, deadline: float, choice: VersionChoice
     ) -> Plan[wire.PredictResponse]:
         request = wire.PredictRequest(model_spec=model_spec(self.model_name, choice, signature), inputs=inputs)
         reply: wire.PredictResponse = yield Rpc("Predict", request, max(deadline - monotonic(), 0))
@@ -389,9 +410,14 @@ class Calls:
         ]
 
 
-def _query_inputs(
+def query_inputs(
     signature: str, queries: Sequence[Query], columns: Mapping[str, Tensor], specs: Mapping[str, InputSpec]
-) -> _Inputs:
+) -> Inputs:
+    """Return all inputs of a signature: the columns, the queries' features, and "not known" for the rest.
+
+    Raises:
+        InvalidRequestError: what the signature does not take.
+    """
     features = {
         **feature_columns("user", [query.user for query in queries], specs),
         **feature_columns("context", [query.context for query in queries], specs),

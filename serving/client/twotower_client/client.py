@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import grpc
 
 from .calls import Calls
@@ -14,6 +16,19 @@ from .versions import version_choice
 
 #: Requests of one call that are under way at the same time.
 CONCURRENT_REQUESTS = 4
+
+
+class Options(TypedDict, total=False):
+    """The arguments of `Client` that have to be named, for those who pass them on."""
+
+    token: Token | None
+    insecure_token: bool
+    version: int | None
+    label: str | None
+    split: CanarySplit | None
+    shadow: Shadow | None
+    batch_size: int
+    hedge_after: float | None
 
 
 class Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import floor, isfinite, prod
@@ -11,7 +12,7 @@ from . import wire_pb2 as wire
 from .errors import InvalidRequestError
 from .features import missing_value, padded, plain
 from .metadata import InputSpec
-from .tensors import Tensor, encode
+from .tensors import Tensor, dtype_name, encode
 from .types import Query, Time
 
 #: The year 5138 in seconds, 1973 in milliseconds: a larger number is a mistake in the unit.
@@ -56,16 +57,25 @@ def id_list(ids: Sequence[str], what: str) -> list[bytes]:
     return [item_id.encode() for item_id in ids]
 
 
+def counting_number(value: int, what: str) -> int:
+    """Return a whole number of at least 1.
+
+    Raises:
+        InvalidRequestError: anything else.
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InvalidRequestError(f"{what}: expected a whole number of at least 1, found {value!r}")
+    return number
+
+
 def list_length(k: int) -> Tensor:
     """Return `k` as a scalar.
 
     Raises:
         InvalidRequestError: not a whole number of at least 1.
     """
-    number = plain(k)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InvalidRequestError(f"k: expected a whole number of at least 1, found {k!r}")
-    return Tensor((), [number])
+    return Tensor((), [counting_number(k, "k")])
 
 
 def query_columns(queries: Sequence[Query], exclude: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -110,7 +120,8 @@ def complete(
         batch: the number of examples, for inputs that are filled in.
 
     Raises:
-        InvalidRequestError: a column that is not empty and not in the signature, or wider than it takes.
+        InvalidRequestError: a column that is not empty and not in the signature, wider than it takes, or with a number
+            that does not fit in the input's type.
     """
     for name, column in columns.items():
         if name not in specs and any(column.values):
@@ -124,7 +135,10 @@ def complete(
             inner = [max(size, 0) for size in (spec.shape or ())[1:]]
             shape = () if spec.shape == () else (batch, *inner)
             tensor = Tensor(shape, [missing_value(spec.dtype)] * prod(shape))
-        tensors[name] = encode(tensor, spec.dtype)
+        try:
+            tensors[name] = encode(tensor, spec.dtype)
+        except (OverflowError, struct.error) as error:
+            raise InvalidRequestError(f"{name}: a number does not fit in {dtype_name(spec.dtype)}: {error}") from None
     return tensors
 
 

@@ -111,7 +111,9 @@ class MetadataCache:
         self._by_version.pop(fresh.version, None)
         self._by_version[fresh.version] = fresh
         while len(self._by_version) > _KEPT_VERSIONS:
-            del self._by_version[next(iter(self._by_version))]
+            oldest = next(iter(self._by_version))
+            del self._by_version[oldest]
+            self._current.pop(oldest, None)  # or those who ask by number would keep every version there ever was
         self._current[choice] = fresh
         return fresh
 

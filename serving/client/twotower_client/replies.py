@@ -13,15 +13,17 @@ from .tensors import Tensor, decode
 from .types import Embedding, Recommendation, ScoredItem
 
 _TASK_PREFIX = "score_"
+_TIME_PREFIX = "ms_"
 
 
 def item_lists(reply: wire.PredictResponse) -> list[Recommendation]:
     """Read ``item_ids``, ``scores`` and every ``score_<task>``, all [b, k]; padding (an empty id) is left out."""
     item_ids = _output(reply, "item_ids")
     scores = _output(reply, "scores", item_ids.shape)
-    tasks = _tasks(reply, item_ids.shape)
+    tasks = _prefixed(reply, _TASK_PREFIX, item_ids.shape)
     names = [name for name, _ in tasks]
     rows = zip(item_ids.rows(), scores.rows(), *(task.rows() for _, task in tasks), strict=True)
+    times = timings(reply, item_ids.shape[0])
     return [
         Recommendation(
             tuple(
@@ -30,9 +32,21 @@ def item_lists(reply: wire.PredictResponse) -> list[Recommendation]:
                 if item_id
             ),
             reply.model_spec.version.value,
+            of_row,
         )
-        for row in rows
+        for row, of_row in zip(rows, times, strict=True)
     ]
+
+
+def candidate_ids(reply: wire.PredictResponse) -> Tensor:
+    """Read the first stage's ``item_ids`` [b, n] as they are, padding included."""
+    return _output(reply, "item_ids")
+
+
+def timings(reply: wire.PredictResponse, batch: int) -> list[dict[str, float]]:
+    """Read every ``ms_<stage>`` [batch] as one dictionary a row, in milliseconds; empty where none were asked for."""
+    stages = _prefixed(reply, _TIME_PREFIX, (batch,))
+    return [{name: times.values[row] for name, times in stages} for row in range(batch)]
 
 
 def ranked_candidates(reply: wire.PredictResponse, candidates: Sequence[str]) -> Recommendation:
@@ -43,7 +57,7 @@ def ranked_candidates(reply: wire.PredictResponse, candidates: Sequence[str]) ->
     """
     shape = (1, len(candidates))
     scores = _output(reply, "scores", shape).values
-    tasks = _tasks(reply, shape)
+    tasks = _prefixed(reply, _TASK_PREFIX, shape)
     # NaN, which nothing compares to, goes last.
     order = sorted(range(len(scores)), key=lambda place: -scores[place] if scores[place] == scores[place] else inf)
     items = tuple(
@@ -76,23 +90,23 @@ def embedding(reply: wire.PredictResponse, batch: int) -> Embedding:
     return Embedding(values.reshape(shape), reply.model_spec.version.value)
 
 
-def _tasks(reply: wire.PredictResponse, shape: tuple[int, ...]) -> list[tuple[str, Tensor]]:
+def _prefixed(reply: wire.PredictResponse, prefix: str, shape: tuple[int, ...]) -> list[tuple[str, Tensor]]:
     return [
-        (name.removeprefix(_TASK_PREFIX), _output(reply, name, shape))
+        (name.removeprefix(prefix), _output(reply, name, shape))
         for name in sorted(reply.outputs)
-        if name.startswith(_TASK_PREFIX)
+        if name.startswith(prefix)
     ]
 
 
 def _output(reply: wire.PredictResponse, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-    """An output of rank 2, and of `shape` where it is given."""
+    """An output of `shape`, of rank 2 where none is given."""
     if name not in reply.outputs:
         raise _unfit(reply, f"no output {name!r}, it has: {', '.join(sorted(reply.outputs)) or 'none'}")
     try:
         tensor = decode(reply.outputs[name])
     except ValueError as error:
         raise _unfit(reply, f"output {name!r}: {error}") from error
-    if len(tensor.shape) != 2 or (shape is not None and tensor.shape != shape):
+    if len(tensor.shape) != 2 if shape is None else tensor.shape != shape:
         raise _unfit(reply, f"output {name!r} has shape {tensor.shape}, expected {shape or 'rank 2'}")
     return tensor
 

@@ -56,5 +56,12 @@ class Together:
     plans: Sequence[Plan[Any]]
 
 
-Step: TypeAlias = "Rpc | Sleep | Alone | Together"
+@dataclass(frozen=True)
+class SecondStage:
+    """Carry out a plan by the client of the second stage, which a two-stage client has; the result is the plan's."""
+
+    plan: Plan[Any]
+
+
+Step: TypeAlias = "Rpc | Sleep | Alone | Together | SecondStage"
 Plan: TypeAlias = Generator[Step, Any, T]

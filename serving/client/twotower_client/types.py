@@ -27,6 +27,32 @@ class HistoryEvent(NamedTuple):
     time: Time
 
 
+class Range(NamedTuple):
+    """Numbers from ``above`` to ``below``, both included; None is no limit."""
+
+    above: float | None = None
+    below: float | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Business rules of one list; those that the model offers are in its ``serving.rules``.
+
+    Attributes:
+        allowed: item ids that alone may come back; None allows all.
+        filters: by item feature, the labels that an item may have, or the `Range` that its number must be in.
+        caps: by item feature, how many items of one label the list takes.
+        boosts: by item feature, what the scores of the items with a label are multiplied by.
+        diversity: from 0, the list by score alone, to 1, by how little an item is like those before it.
+    """
+
+    allowed: Sequence[str] | None = None
+    filters: Mapping[str, Sequence[str] | Range] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+    boosts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    diversity: float = 0.0
+
+
 @dataclass(frozen=True)
 class Query:
     """Whom to recommend for, and in which situation.
@@ -38,6 +64,7 @@ class Query:
         context: context features by name, without the ``context_`` prefix.
         time: the moment of the request; None lets the model take its own reference time.
         exclude: item ids that must not come back.
+        rules: what else the list must keep to.
     """
 
     user_id: str = ""
@@ -46,6 +73,7 @@ class Query:
     context: Mapping[str, FeatureValue] = field(default_factory=dict)
     time: Time | None = None
     exclude: Sequence[str] = ()
+    rules: Rules = Rules()
 
 
 class ScoredItem(NamedTuple):
@@ -62,10 +90,15 @@ class ScoredItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A list of items, best first, and the version of the model that made it. Iterates over its items."""
+    """A list of items, best first, and the version of the model that made it. Iterates over its items.
+
+    Attributes:
+        timings: where they were asked for, the milliseconds that each stage took on the server, by name.
+    """
 
     items: tuple[ScoredItem, ...]
     model_version: int
+    timings: Mapping[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[ScoredItem]:
         return iter(self.items)
