@@ -2,7 +2,7 @@
 
 In a process of its own and without TensorFlow, so that it takes as little as it can of the cores that the server needs:
 
-    .venv/bin/python benchmarks/load.py --target localhost:8500 --request predict.bin --clients 16 --seconds 5
+    python benchmarks/load.py --target localhost:8500 --request predict.bin --clients 16 --out load.json
 """
 
 import argparse
@@ -72,11 +72,13 @@ def main() -> None:
     parser.add_argument("--request", type=Path, required=True, help="file with a serialized PredictRequest")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, required=True, help="file for what each request took, as JSON")
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: without pause")
     options = parser.parse_args()
     done = uvloop.run(run(options.target, options.request.read_bytes(), options.clients, options.seconds, options.rate))
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({"requests": done, "cpu_seconds": usage.ru_utime + usage.ru_stime}))
+    found = {"requests": done, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    options.out.write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

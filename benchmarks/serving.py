@@ -129,17 +129,18 @@ def ours(base: Path, *flags: str, port: int = 0) -> Server:
 
 def start_load(
     server: Server, request: Path, clients: int, seconds: float, rate: float = 0.0
-) -> "subprocess.Popen[str]":
-    """A load generator on a server."""
+) -> "subprocess.Popen[bytes]":
+    """A load generator on a server; what it sees goes into a file beside the request."""
     command = [sys.executable, str(HERE / "load.py"), f"--target=localhost:{server.port}", f"--request={request}"]
-    command += [f"--clients={clients}", f"--seconds={seconds}", f"--rate={rate}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command += [f"--clients={clients}", f"--seconds={seconds}", f"--rate={rate}", f"--out={request}.json"]
+    return subprocess.Popen(command)
 
 
-def finish_load(process: "subprocess.Popen[str]", seconds: float) -> Load:
+def finish_load(process: "subprocess.Popen[bytes]", request: Path, seconds: float) -> Load:
     """What it saw."""
-    text, _ = process.communicate()
-    requests = json.loads(text)["requests"]
+    if process.wait():
+        raise SystemExit("the load generator failed")
+    requests = json.loads(Path(f"{request}.json").read_text(encoding="utf-8"))["requests"]
     return Load(
         np.array([began for began, _, _ in requests]),
         np.array([took for _, took, _ in requests]),
@@ -150,7 +151,7 @@ def finish_load(process: "subprocess.Popen[str]", seconds: float) -> Load:
 
 def load(server: Server, request: Path, clients: int, seconds: float, rate: float = 0.0) -> Load:
     """Puts load on a server and says what came of it."""
-    return finish_load(start_load(server, request, clients, seconds, rate), seconds)
+    return finish_load(start_load(server, request, clients, seconds, rate), request, seconds)
 
 
 class Trivial(tf.Module):  # type: ignore[misc]
@@ -265,7 +266,7 @@ def swap(name: str, base: Path, request: Path, rate: float, load_seconds: float)
         process = start_load(server, request, 8, before + load_seconds, rate)
         time.sleep(before)
         (base / "2.partial").rename(base / "2")
-        seen = finish_load(process, before + load_seconds)
+        seen = finish_load(process, request, before + load_seconds)
         shutil.rmtree(base / "2")
     # The load generator itself takes a moment to start: what began near the switch counts as during.
     early, late = seen.took[seen.began < before - 2], seen.took[seen.began >= before - 2]
@@ -333,7 +334,7 @@ def soak(base: Path, request: Path, seconds: float, rate: float) -> dict[str, An
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        seen = finish_load(process, seconds)
+        seen = finish_load(process, request, seconds)
         done.set()
         watcher.join()
     memory = np.array([megabytes for _, megabytes in samples])
@@ -451,7 +452,7 @@ def page(found: dict[str, Any]) -> str:
         keys = list(dict.fromkeys(key for row in listed for key in row if key != "timeline"))
         tables.append((name.capitalize(), [{key: row.get(key, "") for key in keys} for row in listed]))
     environment = jinja2.Environment(autoescape=True)
-    return environment.from_string(PAGE).render(about=found["about"], charts=charts(found), tables=tables)
+    return str(environment.from_string(PAGE).render(about=found["about"], charts=charts(found), tables=tables))
 
 
 def by_number(version: Path) -> int:
