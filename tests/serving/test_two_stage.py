@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from server_harness import ServerProcess
 from test_recommender import REQUESTS, Answer, Composed, compose, filled, same
 from test_rules import RULED, raw
 from tiny_shop import ITEMS, SPLIT, Shop
@@ -17,6 +19,8 @@ from twotower.serving.item_ids import ItemIds
 from twotower.serving.recommender import Recommender
 from twotower.serving.requests import RequestTransform
 from twotower.serving.rules import Rules
+from twotower_client import Query, TwoStageRecommender
+from twotower_client import Rules as Asked
 
 N_ITEMS = len(ITEMS)
 ROWS: list[dict[str, Any]] = [
@@ -35,8 +39,8 @@ def composed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Composed:
 
 
 @pytest.fixture(scope="module")
-def stages(shop: Shop, composed: Composed) -> list[Any]:
-    """The stages as the pipeline makes them, saved and loaded again."""
+def folders(shop: Shop, composed: Composed) -> list[Path]:
+    """The stages as the pipeline makes them, saved as a version of two models."""
     folder, data = composed.folder.parent, shop.data()
     towers, index, ranker = (tf.saved_model.load(str(folder / name)) for name in ("towers", "index", "ranker"))
     ids, layer = ItemIds(data.item_ids_file), data.output.transform_features_layer()
@@ -44,15 +48,20 @@ def stages(shop: Shop, composed: Composed) -> list[Any]:
     rules = Rules.of(RULED, raw(ids), ids, N_ITEMS)
     first = Recommender(RULED, transform, towers, index, None, ids, Rules(rules.filters, {}, {}, False))
     second = Recommender(RULED, transform, None, index, ranker, ids, replace(rules, filters=()))
-    loaded = []
+    saved = []
     for name, made, signatures in (
-        ("first", first, first.retrieval_signatures()),
-        ("second", second, second.ranking_signatures()),
+        ("shop_retrieval", first, first.retrieval_signatures()),
+        ("shop_ranking", second, second.ranking_signatures()),
     ):
-        (folder / name).mkdir()
-        servable.save(made, signatures, folder / name, {"name": "tiny"})
-        loaded.append(servable.load(folder / name))
-    return loaded
+        saved.append(folder / name / "7")
+        saved[-1].mkdir(parents=True)
+        servable.save(made, signatures, saved[-1], {"name": "tiny"})
+    return saved
+
+
+@pytest.fixture(scope="module")
+def stages(folders: list[Path]) -> list[Any]:
+    return [servable.load(folder) for folder in folders]
 
 
 def ask(stages: list[Any], rows: list[dict[str, Any]], k: int) -> Answer:
@@ -88,3 +97,33 @@ def test_times_come_a_row_and_change_no_list(composed: Composed, stages: list[An
     assert times["ms_all"][0] > 0
     specs = stages[0].signatures["candidates_timed"].structured_outputs
     assert set(specs) == {"item_ids", "ms_features", "ms_query_tower", "ms_retrieval", "ms_all"}
+
+
+def test_the_client_gets_the_same_lists_from_a_server(composed: Composed, folders: list[Path], tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    models = [
+        f'config {{ name: "{path.parent.name}" base_path: "{path.parent}" model_platform: "tensorflow" }}'
+        for path in folders
+    ]
+    config.write_text(f"model_config_list {{ {' '.join(models)} }}")
+    rules = [Asked(filters={"brand": ["odd"]}), Asked(caps={"brand": 1}), Asked(boosts={"brand": {"even": 2.0}})]
+    rows: list[dict[str, Any]] = [
+        {"filter_brand": [b"odd"]},
+        {"cap_brand": 1},
+        {"boost_brand": [b"even"], "boost_brand_factors": [2.0]},
+    ]
+    expected = composed.ask("recommend", rows, 4)
+    with (
+        ServerProcess(None, f"--model_config_file={config}") as server,
+        TwoStageRecommender(f"localhost:{server.port}", model_name="shop", timeout=60) as client,
+    ):
+        assert [(status.version, status.state) for status in client.wait_until_ready(60)] == [(7, "AVAILABLE")]
+        answers = client.recommend_many([Query(rules=given) for given in rules], 4, timings=True)
+        ranked = client.rank(candidates=["i0", "bare"])
+    assert {item.item_id for item in ranked} == {"i0", "bare"}
+    for row, answer in enumerate(answers):
+        listed = [item_id.decode() for item_id in expected["item_ids"][row] if item_id]
+        assert [item.item_id for item in answer] == listed
+        np.testing.assert_allclose([item.score for item in answer], expected["scores"][row][: len(listed)], rtol=1e-4)
+        assert answer.model_version == 7
+        assert set(answer.timings) == {"features", "query_tower", "retrieval", "ranking", "rules", "all"}
