@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -127,7 +128,8 @@ def test_serve_on_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "serve", "recommend", "similar", "doctor"):
+    commands = "run", "refresh", "serve", "recommend", "similar", "canary", "promote", "rollback", "doctor"
+    for command in commands:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
-        assert f"example:\n  twotower {command}" in capsys.readouterr().out
+        assert re.search(rf"\nexamples?:\n  twotower {command}\b", capsys.readouterr().out)
