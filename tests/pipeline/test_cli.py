@@ -127,7 +127,7 @@ def test_serve_on_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("run", "serve", "recommend", "similar", "doctor"):
+    for command in ("run", "serve", "recommend", "similar", "skew", "doctor"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         assert f"example:\n  twotower {command}" in capsys.readouterr().out
