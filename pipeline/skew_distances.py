@@ -112,7 +112,7 @@ def missing_share(statistics: Statistics, name: str) -> float:
         return 1.0
     common = feature.num_stats.common_stats if feature.HasField("num_stats") else feature.string_stats.common_stats
     if not name.startswith("context_"):
-        return 1 - common.num_non_missing / statistics.datasets[0].num_examples
+        return float(1 - common.num_non_missing / statistics.datasets[0].num_examples)
     empty = sum(bucket.sample_count for bucket in feature.string_stats.rank_histogram.buckets if not bucket.label)
     return float(empty / common.tot_num_values) if common.tot_num_values else 1.0
 
