@@ -18,6 +18,7 @@ import tensorflow as tf
 from twotower.features.records import Record, context_columns
 from twotower.features.spec import SequenceFeature, Spec
 from twotower.pipeline.prediction_logs import Logged
+from twotower.serving.requests import query_spec
 
 SIGNATURES = ("", "serving_default", "recommend")
 Array = npt.NDArray[Any]
@@ -42,45 +43,40 @@ def queries(logged: Logged, spec: Spec) -> list[Query]:
     """The rows of a logged request; none where it is not one for a list of a recommender.
 
     Raises:
-        InputError: an input is no tensor, or has not one row a user; it names file and record.
+        InputError: an input is not what the signature takes; it names file and record.
     """
     request = logged.log.predict_log.request
     if request.model_spec.signature_name not in SIGNATURES or "history_item_ids" not in request.inputs:
         return []
-    inputs = {}
-    for name, tensor in request.inputs.items():
+    inputs: dict[str, Array] = {}
+    for name, expected in query_spec(spec).items():
+        # A version that did not know a feature yet was not sent it.
+        if name not in request.inputs and name.startswith(("user_", "context_")) and name != "user_id":
+            continue
         try:
-            inputs[name] = tf.make_ndarray(tensor)
+            inputs[name] = tf.make_ndarray(request.inputs[name])
         except (TypeError, ValueError):
-            raise logged.fault(f"input '{name}': no tensor of its type and shape") from None
-    history = inputs["history_item_ids"]
-    for name, shape in {"user_id": 1, "time": 1, "history_times": 2}.items():
-        if name not in inputs or inputs[name].shape != history.shape[:shape]:
-            found = inputs[name].shape if name in inputs else "none"
-            raise logged.fault(f"input '{name}': found shape {found}, expected {history.shape[:shape]}")
-    features = _features(inputs, spec)
-    for name, (values, _) in features.items():
-        if values.shape[:1] != history.shape[:1]:
-            raise logged.fault(f"input '{name}': found {values.shape[:1]} rows, expected {history.shape[:1]}")
-    return [_query(row, inputs, features, spec) for row in range(len(history))]
+            raise logged.fault(f"input '{name}': none, or no tensor") from None
+        found = tf.TensorSpec.from_tensor(tf.constant(inputs[name]))
+        if not expected.is_compatible_with(found):
+            raise logged.fault(f"input '{name}': found {_shown(found)}, expected {_shown(expected)}")
+    rows = {name: len(values) for name, values in inputs.items()}
+    if len(set(rows.values())) > 1 or inputs["history_item_ids"].shape != inputs["history_times"].shape:
+        raise logged.fault(f"inputs of different numbers of rows or events: {rows}")
+    return [_query(row, inputs, spec) for row in range(rows["user_id"])]
 
 
-def _features(inputs: Mapping[str, Array], spec: Spec) -> dict[str, tuple[Array, int | None]]:
-    """The users' features that were sent, and how many values of each count."""
-    return {
-        f"user_{name}": (inputs[f"user_{name}"], feature.max_length if isinstance(feature, SequenceFeature) else None)
-        for name, feature in spec.user_features.items()
-        if f"user_{name}" in inputs
-    }
+def _shown(spec: tf.TensorSpec) -> str:
+    return f"{spec.dtype.name} {spec.shape}"
 
 
-def _query(
-    row: int, inputs: Mapping[str, Array], features: Mapping[str, tuple[Array, int | None]], spec: Spec
-) -> Query:
+def _query(row: int, inputs: Mapping[str, Array], spec: Spec) -> Query:
     user_id, time = inputs["user_id"][row], int(inputs["time"][row])
     record: Record = {"user_id": [user_id] if user_id else []}
-    for name, (values, longest) in features.items():
-        record[name] = _present(np.atleast_1d(values[row])[:longest].tolist())
+    for name, feature in spec.user_features.items():
+        key, longest = f"user_{name}", feature.max_length if isinstance(feature, SequenceFeature) else None
+        if key in inputs:
+            record[key] = _present(np.atleast_1d(inputs[key][row])[:longest].tolist())
     events = zip(inputs["history_item_ids"][row].tolist(), inputs["history_times"][row].tolist(), strict=True)
     record["history_item_id"] = [item for item, then in events if item and (then < time or time <= 0)]
     for name in context_columns(spec.context):

@@ -18,13 +18,18 @@ from tfx.orchestration import metadata
 from tfx.types import artifact_utils, standard_artifacts
 from tiny_shop import DAY, SPEC, SPLIT, USERS, Shop
 
+import twotower_client
 from twotower.features import records
+from twotower.features.errors import InputError
 from twotower.pipeline import cli
 from twotower.pipeline.logged_queries import queries
 from twotower.pipeline.prediction_logs import Logged
+from twotower.serving.requests import query_spec
 from twotower.serving.server.metrics import Metrics
 from twotower.serving.server.model_config import LogConfig
 from twotower.serving.server.request_log import RequestLog
+from twotower_client.inputs import query_columns
+from twotower_client.tensors import encode
 
 User = dict[str, Any]
 Change = Callable[[User], None]
@@ -261,6 +266,24 @@ class TestQueries:
         [query] = queries(Logged(Path("file"), 1, record), SPEC)
         assert len(query.record["history_item_id"]) == 7
 
+    def test_as_the_client_encodes_them(self) -> None:
+        columns = query_columns([twotower_client.Query("u3"), twotower_client.Query("u1", [("i1", 5)], time=9)])
+        record = prediction_log_pb2.PredictionLog()
+        for name, column in columns.items():
+            kind = query_spec(SPEC).get(name, tf.TensorSpec([], tf.string)).dtype
+            encoded = encode(column, kind.as_datatype_enum).SerializeToString()
+            record.predict_log.request.inputs[name].ParseFromString(encoded)
+        first, second = queries(Logged(Path("file"), 1, record), SPEC)
+        assert (first.user_id, first.record["history_item_id"]) == (b"u3", [])
+        assert (second.user_id, second.time, second.record["history_item_id"]) == (b"u1", 9, [b"i1"])
+
+    def test_inputs_of_different_lengths(self) -> None:
+        record = prediction_log_pb2.PredictionLog()
+        record.predict_log.request.CopyFrom(request(USERS))
+        record.predict_log.request.inputs["context_store"].CopyFrom(tf.make_tensor_proto([b"s1"]))
+        with pytest.raises(InputError, match="file: record 1: inputs of different numbers of rows or events"):
+            queries(Logged(Path("file"), 1, record), SPEC)
+
 
 class TestErrors:
     def test_no_file(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,14 +310,15 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
-            ("user_age", "input 'user_age': found (2,) rows, expected (1,)"),
-            ("history_times", "input 'history_times': found shape (2,), expected (1, 7)"),
+            ("user_age", "input 'user_age': found int32 (2,), expected float32 (None,)"),
+            ("history_times", "input 'history_times': found int32 (2,), expected int64 (None, None)"),
         ],
     )
     def test_a_record_whose_inputs_do_not_fit(
         self, out: Path, capsys: pytest.CaptureFixture[str], name: str, expected: str
     ) -> None:
         broken = request(USERS[:1])
+        assert name in broken.inputs
         broken.inputs[name].CopyFrom(tf.make_tensor_proto([1, 2]))
         log(out / "log-", [*asked()[:1], broken])
         assert f"record 2: {expected}" in fails(out, capsys)
