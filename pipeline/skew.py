@@ -75,7 +75,7 @@ def _show(asked: Asked, found: Sequence[Difference]) -> None:
 
     others = f"; {asked.others:,} other records" if asked.others else ""
     say(f"{asked.requests:,} requests, {asked.queries:,} queries of {len(asked.users):,} users{others}")
-    say(f"{len(asked.files):,} files, written from {day(asked.written[0])} to {day(asked.written[1])}")
+    say(f"files: {len(asked.files):,}, written from {day(asked.written[0])} to {day(asked.written[1])}")
     say("answered by " + ", ".join(f"{name} ({count:,})" for name, count in sorted(asked.versions.items())))
     say("sampling rate " + ", ".join(f"{rate:g}" for rate in sorted(asked.rates)))
     span = "" if asked.times is None else f"times from {day(asked.times[0])} to {day(asked.times[1])}; "
