@@ -1,4 +1,4 @@
-"""The command line: ``twotower run | refresh | serve | recommend | similar | canary | promote | rollback | doctor``."""
+"""The command line: ``twotower COMMAND``; ``twotower --help`` lists the commands."""
 
 from __future__ import annotations
 
@@ -100,6 +100,23 @@ def parser() -> argparse.ArgumentParser:
         asks.add_argument("--server", default="localhost:8500", help="host:port (default: localhost:8500)")
         asks.add_argument("--model-name", default="recommender", help="name on the server (default: recommender)")
 
+    skew = commands.add_parser(
+        "skew",
+        help="compare logged requests with what a run was trained on",
+        description="Compare the requests in a server's logs with the training statistics of the run in --out.\n\n"
+        "Exit status: 0 nothing passes its threshold, 1 something does, 2 bad input.",
+        epilog="example:\n  twotower skew --logs out/logs/recommender --out out/complete_journey",
+        formatter_class=RAW,
+    )
+    skew.add_argument(
+        "--logs", required=True, metavar="PREFIX", help="the filename_prefix of the model's logging_config"
+    )
+    skew.add_argument("--out", type=Path, default=Path("out"), help="folder of the run (default: out)")
+    skew.add_argument(
+        "--threshold", nargs="+", default=[], metavar="FEATURE=SHARE", help="a feature's own threshold, from 0 to 1"
+    )
+    skew.set_defaults(command=_skew)
+
     canary = commands.add_parser(
         "canary",
         help="put a version on trial under the label canary",
@@ -179,6 +196,12 @@ def _similar(options: argparse.Namespace) -> int:
     from twotower.pipeline import ask
 
     return ask.similar(options.server, options.model_name, options.out, options.item, options.k)
+
+
+def _skew(options: argparse.Namespace) -> int:
+    from twotower.pipeline import skew
+
+    return skew.skew(options.logs, options.out, options.threshold)
 
 
 def _canary(options: argparse.Namespace) -> int:

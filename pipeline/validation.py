@@ -7,7 +7,7 @@ and items share one schema, whose environments say which split has what, and an 
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 from tfx import v1 as tfx
 from tfx.types import Artifact, artifact_utils, standard_artifacts
 from tfx.utils import io_utils
@@ -30,7 +30,7 @@ def SchemaGen(  # noqa: N802 (TFX's name for the step)
     splits = artifact_utils.decode_split_names(statistics.split_names)
     present: dict[str, list[str]] = {}
     for split in splits:
-        inferred = tfdv.infer_schema(_statistics(statistics, split), infer_feature_shape=False)
+        inferred = tfdv.infer_schema(split_statistics(statistics, split), infer_feature_shape=False)
         for domain in inferred.string_domain:
             if domain.name not in {known.name for known in merged.string_domain}:
                 merged.string_domain.append(domain)
@@ -67,7 +67,7 @@ def ExampleValidator(  # noqa: N802 (TFX's name for the step)
     for split in splits:
         # A reviewed schema may know no environments: then it holds for every split.
         environment = split if split in expected.default_environment else None
-        found = tfdv.validate_statistics(_statistics(statistics, split), expected, environment=environment)
+        found = tfdv.validate_statistics(split_statistics(statistics, split), expected, environment=environment)
         folder = Path(anomalies.uri, f"Split-{split}")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ANOMALIES).write_bytes(found.SerializeToString())
@@ -88,6 +88,7 @@ def read_anomalies(folder: Path) -> dict[str, anomalies_pb2.Anomalies]:
     return found
 
 
-def _statistics(artifact: Artifact, split: str) -> object:
+def split_statistics(artifact: Artifact, split: str) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """What StatisticsGen wrote of one split."""
     folder = artifact_utils.get_split_uri([artifact], split)
     return tfdv.load_stats_binary(str(Path(folder, "FeatureStats.pb")))

@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/serving.md",
     "docs/callers.md",
     "docs/rollout.md",
+    "docs/skew.md",
     "benchmarks/README.md",
     "serving/client/README.md",
 )

@@ -30,7 +30,7 @@ def build_index(
 
     The approximate kinds choose their leaves from n (the portable one makes finer ones where that pays) and tune, at
     build time, how many of them a search probes until
-    recall@100 (and @1,000 and @10,000, up to n / 10) is as wanted; for a larger k they probe every leaf. Vectors
+    recall@100 (and for larger k up to 10,000 and n / 10) is as wanted; for a larger k they probe every leaf. Vectors
     without clusters (an isotropic Gaussian) cost most leaves then, not recall.
 
     The same seed gives the same portable index on the same machine, and the same ScaNN index with scann 1.3.2; neither

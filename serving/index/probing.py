@@ -13,7 +13,7 @@ from twotower.features.section import Precision
 from twotower.serving.index.base import FloatMatrix
 from twotower.serving.index.exact import ExactIndex
 
-TUNED_KS = (100, 1_000, 10_000)
+TUNED_KS = (100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 # A tuned setting has to reach the wanted recall on queries it was not tuned on too.
 MARGIN = 0.2
 

@@ -92,13 +92,13 @@ class _Task:
 
 
 @dataclass
-class _Queue:
+class _Batch:
     held: Held
     signature: Signature
     aliases: Sequence[str]
     tasks: list[_Task] = field(default_factory=list)
     rows: int = 0
-    timer: asyncio.TimerHandle | None = None
+    due: bool = False
 
 
 class Batcher:
@@ -114,8 +114,9 @@ class Batcher:
     def __init__(self, options: BatchingOptions, executor: Executor) -> None:
         self._options = options
         self._executor = executor
-        self._queues: dict[Any, _Queue] = {}
-        self._ready: list[_Queue] = []
+        # One that may still grow, for each kind of request, in the order in which they were begun.
+        self._open: dict[Any, _Batch] = {}
+        self._full: list[_Batch] = []
         self._running = 0
 
     async def run(
@@ -144,22 +145,23 @@ class Batcher:
         loop = asyncio.get_running_loop()
         task = _Task(inputs, rows, timeout_ms, loop.create_future())
         key = (id(signature), tuple(aliases), self._key(inputs))
-        gathering = self._queues.get(key)
-        if gathering is not None and gathering.rows + rows > self._options.max_batch_size:
-            self._close(key)
-            gathering = None
-        if gathering is None:
-            if len(self._ready) + len(self._queues) >= self._options.max_enqueued_batches + self._options.threads:
+        batch = self._open.get(key)
+        if batch is not None and batch.rows + rows > self._options.max_batch_size:
+            self._full.append(self._open.pop(key))
+            batch = None
+        if batch is None:
+            if len(self._full) + len(self._open) >= self._options.max_enqueued_batches:
                 raise ServingError(
                     grpc.StatusCode.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full",
                 )
-            gathering = self._queues[key] = _Queue(hold(), signature, aliases)
-            gathering.timer = loop.call_later(self._options.timeout_seconds, self._close, key)
-        gathering.tasks.append(task)
-        gathering.rows += rows
-        if gathering.rows >= self._options.max_batch_size:
-            self._close(key)
+            batch = self._open[key] = _Batch(hold(), signature, aliases)
+            loop.call_later(self._options.timeout_seconds, self._waited, batch)
+        batch.tasks.append(task)
+        batch.rows += rows
+        if batch.rows == self._options.max_batch_size:
+            self._full.append(self._open.pop(key))
+            self._start()
         return await task.done
 
     def _key(self, inputs: Arrays) -> tuple[Any, ...]:
@@ -171,29 +173,30 @@ class Batcher:
                 parts.append((alias, array.dtype.str, array.ndim if self._options.pad else array.shape[1:]))
         return tuple(parts)
 
-    def _close(self, key: Any) -> None:
-        queue = self._queues.pop(key, None)
-        if queue is None:
-            return
-        assert queue.timer is not None
-        queue.timer.cancel()
-        self._ready.append(queue)
+    def _waited(self, batch: _Batch) -> None:
+        batch.due = True
         self._start()
 
     def _start(self) -> None:
+        """Runs what is full, then what has waited long enough, while there are threads; the rest may still grow."""
         loop = asyncio.get_running_loop()
-        while self._ready and self._running < self._options.threads:
-            queue = self._ready.pop(0)
-            queue.tasks = [task for task in queue.tasks if not task.done.done()]  # its caller may have gone
-            if not queue.tasks:
-                queue.held.__exit__()
+        while self._running < self._options.threads and (batch := self._next()) is not None:
+            batch.tasks = [task for task in batch.tasks if not task.done.done()]  # its caller may have gone
+            if not batch.tasks:
+                batch.held.__exit__()
                 continue
             self._running += 1
-            running = loop.run_in_executor(self._executor, self._run, queue)
-            running.add_done_callback(partial(self._finished, queue))
+            running = loop.run_in_executor(self._executor, self._run, batch)
+            running.add_done_callback(partial(self._finished, batch))
 
-    def _run(self, queue: _Queue) -> list[list[npt.NDArray[Any]]]:
-        tasks = queue.tasks
+    def _next(self) -> _Batch | None:
+        if self._full:
+            return self._full.pop(0)
+        key = next((key for key, batch in self._open.items() if batch.due), None)
+        return None if key is None else self._open.pop(key)
+
+    def _run(self, batch: _Batch) -> list[list[npt.NDArray[Any]]]:
+        tasks = batch.tasks
         joined = {alias: self._joined([task.inputs[alias] for task in tasks]) for alias in tasks[0].inputs}
         rows = sum(task.rows for task in tasks)
         padding = next((size for size in self._options.allowed_sizes if size >= rows), rows) - rows
@@ -204,7 +207,7 @@ class Batcher:
             }
         timeouts = [task.timeout_ms for task in tasks]
         longest = None if None in timeouts else max(timeout for timeout in timeouts if timeout is not None)
-        outputs = queue.held.servable.run(queue.signature, joined, queue.aliases, longest)
+        outputs = batch.held.servable.run(batch.signature, joined, batch.aliases, longest)
         for output in outputs:
             if output.ndim == 0 or len(output) != rows + padding:
                 raise ServingError(
@@ -221,11 +224,11 @@ class Batcher:
         shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
         return np.concatenate([_padded(array, shape) for array in arrays])
 
-    def _finished(self, queue: _Queue, future: "asyncio.Future[list[list[npt.NDArray[Any]]]]") -> None:
+    def _finished(self, batch: _Batch, future: "asyncio.Future[list[list[npt.NDArray[Any]]]]") -> None:
         self._running -= 1
-        queue.held.__exit__()
+        batch.held.__exit__()
         error = future.exception()
-        for i, task in enumerate(queue.tasks):
+        for i, task in enumerate(batch.tasks):
             if task.done.done():
                 continue
             if error is not None:

@@ -4,6 +4,8 @@ A request for a quick signature is answered where it was read. Every other one g
 bounded number of requests may wait: one more is refused at once, so that neither memory nor waiting time grow.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +182,7 @@ class Core:
             # A caller that goes away takes its job out of the queue, if it has not begun.
             return await asyncio.get_running_loop().run_in_executor(self._executor, job)
 
-    def _admitted(self, size: int) -> "_Admitted":
+    def _admitted(self, size: int) -> _Admitted:
         full = self._pending >= self._max_pending
         if full or (self._pending and self._pending_bytes + size > MAX_PENDING_BYTES):
             self.metrics.refused.add()

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 from twotower.serving.server.errors import StartupError
@@ -54,16 +55,30 @@ def _run(options: ServerOptions, token: str, stop: threading.Event) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # One of TensorFlow's dependencies tells every user of Python 3.11 when it will stop supporting it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.api_core")
-    import uvloop
+    without_keras = _WithoutKeras()
+    sys.meta_path.insert(0, without_keras)
+    try:
+        import uvloop
 
-    from twotower.serving.server.servable import register_scann_ops
-    from twotower.serving.server.server import Server
+        from twotower.serving.server.servable import register_scann_ops
+        from twotower.serving.server.server import Server
 
+        register_scann_ops()
+    finally:
+        sys.meta_path.remove(without_keras)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    register_scann_ops()
     # The modules live as long as the process: the collections after each unload need not walk through them.
     gc.freeze()
     uvloop.run(Server(options, token).run(stop))
+
+
+class _WithoutKeras(MetaPathFinder):
+    """Keeps TensorFlow from importing Keras, to register optimizers: half of a start, and no server trains."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Says that Keras is empty, which TensorFlow is prepared for, and nothing about other modules."""
+        if name.startswith(("keras.", "tf_keras.")):
+            raise ModuleNotFoundError(f"{name} is not imported into the server", name=name)
 
 
 def _check_base_path(base_path: str) -> None:

@@ -24,7 +24,7 @@ _UNBOUNDED = re.compile(
 
 
 class Pace:
-    """CPU seconds of a signature's runs.
+    """What a signature's runs take.
 
     Args:
         bounded: False where its graph may take any time, so that it is never quick.
@@ -44,7 +44,7 @@ class Pace:
         return self._probes < PROBES and self._probing.acquire(blocking=False)
 
     def end_probe(self, seconds: float) -> None:
-        """Notes a measured run; `seconds` of its thread's CPU time, so that a busy machine does not count."""
+        """Notes the seconds of a measured run; the best of them counts, since a busy machine makes others longer."""
         self._probes += 1
         if self._probes > 1:  # the first run builds the graph's executor, and says nothing
             self._best = min(self._best, seconds)
@@ -54,7 +54,7 @@ class Pace:
         self._probing.release()
 
     def took(self, seconds: float) -> None:
-        """Notes the CPU seconds of a run that was taken for a quick one."""
+        """Notes the seconds of its thread's CPU time, which a busy machine leaves alone, of a run taken for quick."""
         if seconds > TOO_SLOW_SECONDS:
             self.quick = False
 

@@ -1,5 +1,7 @@
 """`tensorflow.serving.PredictionService`: Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

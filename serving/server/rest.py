@@ -1,5 +1,7 @@
 """TensorFlow Serving's REST API, and the page that Prometheus reads."""
 
+from __future__ import annotations
+
 import logging
 import re
 import time
@@ -141,7 +143,7 @@ class RestServer:
         request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF])
         return _as_json(metadata_of(self._core, request))
 
-    async def _prediction(self, match: "re.Match[str]", body: bytes) -> bytes:
+    async def _prediction(self, match: re.Match[str], body: bytes) -> bytes:
         spec = _spec(match)
         method = match[4].lower()
         deadline = time.monotonic() + self._timeout_seconds
@@ -224,7 +226,7 @@ async def _body(request: web.BaseRequest) -> bytes:
     return b"".join(chunks)
 
 
-def _spec(match: "re.Match[str]") -> model_pb2.ModelSpec:
+def _spec(match: re.Match[str]) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=unquote(match[1]))
     if match[2]:
         version = int(match[2][:20])

@@ -145,11 +145,11 @@ class Servable:
             pace.took(time.thread_time() - began)
             return outputs
         if pace.begin_probe():
-            began = time.thread_time()
+            began = time.perf_counter()
             try:
                 return self._run(feeds, fetches, _IN_THIS_THREAD)
             finally:
-                pace.end_probe(time.thread_time() - began)
+                pace.end_probe(time.perf_counter() - began)
         if timeout_ms is None:
             return self._run(feeds, fetches, None)
         options = pywrap_tf_session.TF_NewBufferFromString(

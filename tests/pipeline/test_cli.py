@@ -128,7 +128,7 @@ def test_serve_on_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = "run", "refresh", "serve", "recommend", "similar", "canary", "promote", "rollback", "doctor"
+    commands = "run", "refresh", "serve", "recommend", "similar", "skew", "canary", "promote", "rollback", "doctor"
     for command in commands:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
