@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from twotower.serving.recommender import Recommender, Signatures
@@ -41,6 +42,7 @@ def save(recommender: Recommender, signatures: Signatures, folder: Path, card: M
     """
     options = tf.saved_model.SaveOptions(namespace_whitelist=["Scann"])
     tf.saved_model.save(recommender, str(folder), signatures=signatures, options=options)
+    _share_tensors(folder / "saved_model.pb", signatures)
     (folder / WARM_UP).parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(folder / WARM_UP)) as writer:
         for name, function in signatures.items():
@@ -58,6 +60,19 @@ def save(recommender: Recommender, signatures: Signatures, folder: Path, card: M
     }
     text = json.dumps({**card, "signatures": described}, indent=1)
     (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _share_tensors(path: Path, signatures: Mapping[str, tf.types.experimental.ConcreteFunction]) -> None:
+    """Lets signatures of one function (such as the default one) name the same tensors of the graph.
+
+    A server optimises a graph for each set of tensors on its first run, which takes seconds: it is paid once then.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    [meta_graph] = saved.meta_graphs
+    for name, function in signatures.items():
+        first = next(other for other, same in signatures.items() if same is function)
+        meta_graph.signature_def[name].CopyFrom(meta_graph.signature_def[first])
+    path.write_bytes(saved.SerializeToString())
 
 
 def load(folder: Path) -> tf.Module:

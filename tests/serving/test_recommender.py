@@ -201,6 +201,15 @@ class TestContract:
         assert (answer["score_quantity"][real] >= 0).all()
         assert (answer["score_quantity"][~real] == -np.inf).all()
 
+    def test_the_default_signature_shares_its_tensors(self, composed: Composed) -> None:
+        served = Servable("recommender", 1, str(composed.folder))
+        try:
+            signatures = served.signatures
+            assert signatures["serving_default"].definition == signatures["recommend"].definition
+            assert signatures["serving_default"].definition != signatures["retrieve"].definition
+        finally:
+            served.close()
+
     def test_the_server_s_session_answers_the_same(self, composed: Composed) -> None:
         served = Servable("recommender", 1, str(composed.folder))
         try:
