@@ -414,7 +414,7 @@ def charts(found: dict[str, Any]) -> list[tuple[str, str]]:
     with figure("Soak: memory", "seconds", "MB") as axes:
         times = np.array(found["soak"]["timeline"])
         axes.plot(times[:, 0], times[:, 1])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, times[:, 1].max() * 1.2)
     with figure("Overload: answered and refused", "clients", "requests in all") as axes:
         clients = [row["clients"] for row in found["overload"]]
         for status in ("OK", "RESOURCE_EXHAUSTED"):

@@ -74,17 +74,25 @@ class RestServer:
         timeout_seconds: until a request is answered 504.
         metrics_path: of Prometheus's page; None serves none.
         cors: whether scripts of other origins may read the replies.
+        grace_seconds: how long requests in flight may take to finish at a stop.
     """
 
     def __init__(
-        self, core: Core, token: Token, timeout_seconds: float, metrics_path: str | None = None, cors: bool = False
+        self,
+        core: Core,
+        token: Token,
+        timeout_seconds: float,
+        metrics_path: str | None = None,
+        cors: bool = False,
+        grace_seconds: float = 30.0,
     ) -> None:
         self._core = core
         self._token = token
         self._timeout_seconds = timeout_seconds
         self._metrics_path = metrics_path
         self._headers = _CORS if cors else {}
-        self._runner: web.ServerRunner | None = None
+        server = web.Server(self._handle, access_log=None)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=grace_seconds)
 
     async def start(self, port: int) -> None:
         """Opens the port on all interfaces.
@@ -92,19 +100,15 @@ class RestServer:
         Raises:
             StartupError: it cannot be bound.
         """
-        # Requests that are being answered at shutdown are waited for by `stop`, not by this timeout.
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), handle_signals=False)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, HOST, port).start()
         except OSError as error:
             raise StartupError(f"REST port {port} cannot be bound on {HOST}: {error.strerror}") from error
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def stop(self) -> None:
         """Refuses new requests; returns when those in flight are done or the grace is over."""
-        if self._runner is not None:
-            self._runner._shutdown_timeout = grace_seconds
-            await self._runner.cleanup()
+        await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         if request.path == self._metrics_path:

@@ -122,6 +122,7 @@ class Server:
             options.rest_api_timeout_in_ms / 1000,
             self._metrics_path,
             options.rest_api_enable_cors_support,
+            options.shutdown_grace_seconds,
         )
         port = server.listen_on_port(options.port, self._ssl)
         if options.grpc_socket_path:
@@ -131,7 +132,7 @@ class Server:
         await server.start()
         print(f"serving {self._served()} on {HOST}:{port}", flush=True)
         await stopping.wait()
-        await asyncio.gather(server.stop(options.shutdown_grace_seconds), rest.stop(options.shutdown_grace_seconds))
+        await asyncio.gather(server.stop(options.shutdown_grace_seconds), rest.stop())
 
     def _served(self) -> str:
         names = self._manager.names()

@@ -412,11 +412,19 @@ def test_prometheus_reads_tensorflow_servings_metrics(server: Configured) -> Non
     assert min(loads) > 0
 
 
-def test_sampled_requests_are_records_that_can_be_read_back(server: Configured) -> None:
+def test_sigterm_finishes_what_is_under_way_and_the_sampled_requests_can_be_read_back(server: Configured) -> None:
     request = times([41.0])
     server.predict(request, timeout=10)
     server.rest(PREDICT, {"instances": [42.0]})
+    slow: list[tuple[int, Any]] = []
+    asked = {"signature_name": "count", "inputs": 300_000}
+    asking = threading.Thread(target=lambda: slow.append(server.rest(PREDICT, asked)))
+    asking.start()
+    server.multiply([1.0])
+    assert not slow
     assert server.terminate() == 0
+    asking.join()
+    assert slow == [(200, {"outputs": 300_000})]
     files = [str(path) for path in (server.root / "log").iterdir()]
     assert all(path.endswith(".tfrecord") for path in files)
     logs = [
