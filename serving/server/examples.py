@@ -87,8 +87,10 @@ def multi_inference(
     """
     tasks = _tasks(servable, request)
     response = inference_pb2.MultiInferenceResponse()
-    for task, signature, aliases in tasks:
-        outputs, count = _run(servable, signature, request.input, aliases, timeout_ms)
+    joined = servable.joined([(signature, aliases) for _, signature, aliases in tasks])
+    found, count = _run(servable, joined, request.input, joined.aliases, timeout_ms)
+    for place, (task, signature, aliases) in enumerate(tasks):
+        outputs = {alias: found[f"{place}/{alias}"] for alias in aliases}
         result = response.results.add()
         _fill_spec(result.model_spec, servable, signature)
         if task.method_name == CLASSIFY_METHOD:

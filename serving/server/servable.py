@@ -160,6 +160,18 @@ class Servable:
         finally:
             pywrap_tf_session.TF_DeleteBuffer(options)
 
+    def joined(self, parts: Sequence[tuple[Signature, Sequence[str]]]) -> Signature:
+        """A signature that computes outputs of several others in one run, each under ``place/alias``.
+
+        Args:
+            parts: signatures with the same inputs, and the aliases wanted of each.
+        """
+        definition = meta_graph_pb2.SignatureDef(inputs=parts[0][0].definition.inputs)
+        for place, (signature, aliases) in enumerate(parts):
+            for alias in aliases:
+                definition.outputs[f"{place}/{alias}"].CopyFrom(signature.definition.outputs[alias])
+        return Signature("joined", definition, self._graph, bounded=False)
+
     def _run(self, feeds: dict[Any, npt.NDArray[Any]], fetches: list[Any], options: Any) -> list[npt.NDArray[Any]]:
         try:
             outputs: list[npt.NDArray[Any]] = pywrap_tf_session.TF_SessionRun_wrapper(
