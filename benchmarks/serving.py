@@ -34,7 +34,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from twotower.serving.server.predict import aliases_of, inputs_of, response_of, signature_of
+from twotower.serving.server.predict import predict
 from twotower.serving.server.servable import Servable, register_scann_ops
 
 HERE = Path(__file__).parent
@@ -140,7 +140,7 @@ def finish_load(process: "subprocess.Popen[bytes]", request: Path, seconds: floa
     """What it saw."""
     if process.wait():
         raise SystemExit("the load generator failed")
-    requests = json.loads(Path(f"{request}.json").read_text(encoding="utf-8"))["requests"]
+    requests = json.loads(Path(f"{request}.json").read_text(encoding="utf-8"))
     return Load(
         np.array([began for began, _, _ in requests]),
         np.array([took for _, took, _ in requests]),
@@ -228,10 +228,7 @@ def in_process_milliseconds(version: Path, request: Path, seconds: float) -> npt
     took = []
     end = time.perf_counter() + seconds
     while (began := time.perf_counter()) < end:
-        signature = signature_of(servable, message)
-        aliases = aliases_of(signature, message.output_filter)
-        outputs = servable.run(signature, inputs_of(signature, message), aliases, None)
-        response_of(servable, signature, aliases, outputs).SerializeToString()
+        predict(servable, message, None).SerializeToString()
         took.append(time.perf_counter() - began)
     servable.close()
     return np.array(took[len(took) // 5 :]) * 1e3

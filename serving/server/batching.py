@@ -58,9 +58,9 @@ def batching_options(parameters: Any, threads: int) -> BatchingOptions:
         return int(getattr(parameters, name).value) if parameters.HasField(name) else default
 
     options = BatchingOptions(
-        max_batch_size=value("max_batch_size", 1000),
+        max_batch_size=value("max_batch_size", BatchingOptions.max_batch_size),
         timeout_seconds=value("batch_timeout_micros", 0) / 1e6,
-        max_enqueued_batches=value("max_enqueued_batches", 10),
+        max_enqueued_batches=value("max_enqueued_batches", BatchingOptions.max_enqueued_batches),
         threads=value("num_batch_threads", threads),
         allowed_sizes=tuple(parameters.allowed_batch_sizes),
         pad=parameters.pad_variable_length_inputs,

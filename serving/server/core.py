@@ -21,6 +21,7 @@ from twotower.serving.server.batching import Batcher, can_be_batched
 from twotower.serving.server.errors import ServingError
 from twotower.serving.server.manager import ModelManager
 from twotower.serving.server.metrics import Metrics
+from twotower.serving.server.predict import DEFAULT_SIGNATURE
 from twotower.serving.server.request_log import RequestLog
 from twotower.serving.server.servable import Servable, Signature
 
@@ -104,7 +105,7 @@ class Core:
             return await self._predict_in_batch(self._batcher, spec, size, deadline, prepare, finish)
         if size <= QUICK_BYTES:
             with self.manager.acquire(spec) as servable:
-                signature = servable.signatures.get(spec.signature_name or "serving_default")
+                signature = servable.signatures.get(spec.signature_name or DEFAULT_SIGNATURE)
                 if signature is not None and signature.pace.quick:
                     return self._predict(servable, None, prepare, finish)
         arrived = time.perf_counter()

@@ -42,6 +42,17 @@ def not_found(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
 
 
+def servable_not_found(model: str, version: int | None) -> ServingError:
+    """No such version of a model can be asked for; None means the newest."""
+    wanted = f"Latest({model})" if version is None else f"Specific({model}, {version})"
+    return not_found(f"Servable not found for request: {wanted}")
+
+
+def unrecognized_label(label: str) -> ServingError:
+    """No version of the model has the label."""
+    return invalid_argument(f"Unrecognized servable version label: {label}")
+
+
 def unknown(message: str) -> ServingError:
     """What is asked for failed for a reason that has no code of its own."""
     return ServingError(grpc.StatusCode.UNKNOWN, message)

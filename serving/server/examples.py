@@ -14,7 +14,7 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2
 
 from twotower.serving.server import tensors
 from twotower.serving.server.errors import ServingError, invalid_argument
-from twotower.serving.server.predict import DEFAULT_SIGNATURE
+from twotower.serving.server.predict import DEFAULT_SIGNATURE, fill_spec
 from twotower.serving.server.servable import Servable, Signature
 
 CLASSIFY_METHOD = "tensorflow/serving/classify"
@@ -38,7 +38,7 @@ def classify(
     aliases = _classification_outputs(signature)
     outputs, count = _run(servable, signature, request.input, aliases, timeout_ms)
     response = classification_pb2.ClassificationResponse()
-    _fill_spec(response.model_spec, servable, signature)
+    fill_spec(response.model_spec, servable, signature)
     _fill_classifications(response.result, outputs, count)
     return response
 
@@ -55,7 +55,7 @@ def regress(
     _check_regression(signature)
     outputs, count = _run(servable, signature, request.input, [OUTPUTS], timeout_ms)
     response = regression_pb2.RegressionResponse()
-    _fill_spec(response.model_spec, servable, signature)
+    fill_spec(response.model_spec, servable, signature)
     _fill_regressions(response.result, outputs[OUTPUTS], count)
     return response
 
@@ -92,7 +92,7 @@ def multi_inference(
     for place, (task, signature, aliases) in enumerate(tasks):
         outputs = {alias: found[f"{place}/{alias}"] for alias in aliases}
         result = response.results.add()
-        _fill_spec(result.model_spec, servable, signature)
+        fill_spec(result.model_spec, servable, signature)
         if task.method_name == CLASSIFY_METHOD:
             _fill_classifications(result.classification_result, outputs, count)
         else:
@@ -201,12 +201,6 @@ def _serialized(given: input_pb2.Input) -> list[bytes]:
     if not found:
         raise invalid_argument("Input is empty.")
     return found
-
-
-def _fill_spec(spec: model_pb2.ModelSpec, servable: Servable, signature: Signature) -> None:
-    spec.name = servable.name
-    spec.version.value = servable.version
-    spec.signature_name = signature.name
 
 
 def _fill_classifications(result: classification_pb2.ClassificationResult, outputs: Outputs, count: int) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2
 
-from twotower.serving.server.errors import ServingError, invalid_argument, not_found
+from twotower.serving.server.errors import ServingError, servable_not_found, unrecognized_label
 from twotower.serving.server.servable import Servable, SessionOptions
 from twotower.serving.server.versions import Fingerprint, VersionPolicy, fingerprint, version_directories
 from twotower.serving.server.warmup import warm_up
@@ -129,8 +129,7 @@ class ModelLifecycle:
             number = self._latest if version is None else version
             entry = None if number is None else self._available.get(number)
             if entry is None or entry.servable is None:
-                wanted = f"Latest({self.name})" if version is None else f"Specific({self.name}, {version})"
-                raise not_found(f"Servable not found for request: {wanted}")
+                raise servable_not_found(self.name, version)
             entry.in_flight += 1
             return Held(self, entry, entry.servable)
 
@@ -150,7 +149,7 @@ class ModelLifecycle:
         """
         version = self._labels.get(label)
         if version is None:
-            raise invalid_argument(f"Unrecognized servable version label: {label}")
+            raise unrecognized_label(label)
         return version
 
     def label(self, labels: Mapping[str, int]) -> None:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from tensorflow_serving.apis import model_pb2
 
-from twotower.serving.server.errors import ServingError, invalid_argument, not_found, unknown
+from twotower.serving.server.errors import (
+    ServingError,
+    invalid_argument,
+    not_found,
+    servable_not_found,
+    unknown,
+    unrecognized_label,
+)
 from twotower.serving.server.lifecycle import Held, LoadOptions, ModelLifecycle, VersionStatus
 from twotower.serving.server.versions import VersionPolicy
 
@@ -83,15 +90,13 @@ class ModelManager:
                         self._leaving.append(model)
             replaced = [model for name, model in self._models.items() if models.get(name) is not model]
             self._models = models
-            for model in replaced:
-                model.retire()
             self._leaving += replaced
+            self._forget_left()
             for config in configs:
                 try:
                     models[config.name].label(config.labels)
                 except ServingError as error:
                     problems.append(error)
-            self._forget_left()
         if problems:
             raise ServingError(problems[0].code, "; ".join(problem.message for problem in problems))
 
@@ -130,9 +135,8 @@ class ModelManager:
         choice = spec.WhichOneof("version_choice")
         if model is None:
             if choice == "version_label":
-                raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
-            wanted = f"Specific({spec.name}, {spec.version.value})" if choice == "version" else f"Latest({spec.name})"
-            raise not_found(f"Servable not found for request: {wanted}")
+                raise unrecognized_label(spec.version_label)
+            raise servable_not_found(spec.name, spec.version.value if choice == "version" else None)
         if choice is None:
             return model.acquire()
         if choice == "version":
@@ -152,7 +156,7 @@ class ModelManager:
             number = spec.version.value
             if choice == "version_label":
                 if model is None:
-                    raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
+                    raise unrecognized_label(spec.version_label)
                 number = model.labelled(spec.version_label)
             statuses = [status for status in statuses if status.version == number]
             if not statuses:

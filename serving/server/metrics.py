@@ -15,20 +15,27 @@ _LE = [f"{bound:g}" for bound in BOUNDS_MICROS]
 Labels = tuple[str, ...]
 
 
-class Counter:
-    """A number for each combination of labels that only grows.
+class _Metric:
+    """What all metrics are given.
 
     Args:
         name, text: of the metric.
         labels: names of its labels.
     """
 
+    def __init__(self, name: str, text: str, labels: Labels) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._lock = threading.Lock()
+
+
+class Counter(_Metric):
+    """A number for each combination of labels that only grows."""
+
     kind = "counter"
 
     def __init__(self, name: str, text: str, labels: Labels) -> None:
-        self.name, self.text, self.labels = name, text, labels
+        super().__init__(name, text, labels)
         self._values: dict[Labels, float] = {}
-        self._lock = threading.Lock()
 
     def add(self, *labels: str, amount: float = 1) -> None:
         """Adds to the number of these labels' values."""
@@ -54,20 +61,14 @@ class Gauge(Counter):
             self._values[labels] = value
 
 
-class Histogram:
-    """How many observations, in microseconds, fell below each of TensorFlow Serving's bounds.
-
-    Args:
-        name, text: of the metric.
-        labels: names of its labels.
-    """
+class Histogram(_Metric):
+    """How many observations, in microseconds, fell below each of TensorFlow Serving's bounds."""
 
     kind = "histogram"
 
     def __init__(self, name: str, text: str, labels: Labels) -> None:
-        self.name, self.text, self.labels = name, text, labels
+        super().__init__(name, text, labels)
         self._series: dict[Labels, tuple[list[int], list[float]]] = {}
-        self._lock = threading.Lock()
 
     def observe(self, *labels: str, seconds: float) -> None:
         """Counts one observation."""
@@ -126,7 +127,7 @@ class Metrics:
         )
         self.stage_latency = Histogram(
             ":twotower:serving:stage_latency",
-            "Distribution of wall time (in microseconds) of a request's stages: parse, queue, batch, run, reply.",
+            "Distribution of wall time (in microseconds) of a request's stages: queue, parse, run, reply.",
             ("model_name", "stage"),
         )
         self.pending = Gauge(":twotower:serving:pending_requests", "Inference requests that wait or run.", ())

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import numpy.typing as npt
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from twotower.serving.server import tensors
 from twotower.serving.server.errors import ServingError, invalid_argument
@@ -55,13 +55,17 @@ def response_of(
 ) -> predict_pb2.PredictResponse:
     """The reply that holds the outputs under their aliases."""
     response = predict_pb2.PredictResponse()
-    spec = response.model_spec
-    spec.name = servable.name
-    spec.version.value = servable.version
-    spec.signature_name = signature.name
+    fill_spec(response.model_spec, servable, signature)
     for alias, output in zip(aliases, outputs, strict=True):
         tensors.encode_into(response.outputs[alias], output)
     return response
+
+
+def fill_spec(spec: model_pb2.ModelSpec, servable: Servable, signature: Signature) -> None:
+    """Says in a reply which version and which of its signatures has answered."""
+    spec.name = servable.name
+    spec.version.value = servable.version
+    spec.signature_name = signature.name
 
 
 def inputs_of(signature: Signature, request: predict_pb2.PredictRequest) -> dict[str, npt.NDArray[Any]]:

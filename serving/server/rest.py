@@ -28,7 +28,7 @@ from twotower.serving.server.errors import ServingError, StartupError, invalid_a
 from twotower.serving.server.examples import classify, regress
 from twotower.serving.server.model_service import status_of
 from twotower.serving.server.options import HOST
-from twotower.serving.server.predict import response_of
+from twotower.serving.server.predict import DEFAULT_SIGNATURE, response_of
 from twotower.serving.server.prediction_service import SIGNATURE_DEF, metadata_of
 from twotower.serving.server.rpc import Token
 from twotower.serving.server.servable import Servable
@@ -82,9 +82,9 @@ class RestServer:
         core: Core,
         token: Token,
         timeout_seconds: float,
-        metrics_path: str | None = None,
-        cors: bool = False,
-        grace_seconds: float = 30.0,
+        metrics_path: str | None,
+        cors: bool,
+        grace_seconds: float,
     ) -> None:
         self._core = core
         self._token = token
@@ -175,7 +175,7 @@ class RestServer:
         def prepare(servable: Servable) -> Call:
             nonlocal as_rows
             document = rest_json.parse(body)
-            name = rest_json.signature_name(document) or "serving_default"
+            name = rest_json.signature_name(document) or DEFAULT_SIGNATURE
             signature = servable.signatures.get(name)
             if signature is None:
                 raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
