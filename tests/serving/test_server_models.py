@@ -417,14 +417,14 @@ def test_sigterm_finishes_what_is_under_way_and_the_sampled_requests_can_be_read
     server.predict(request, timeout=10)
     server.rest(PREDICT, {"instances": [42.0]})
     slow: list[tuple[int, Any]] = []
-    asked = {"signature_name": "count", "inputs": 300_000}
+    asked = {"signature_name": "count", "inputs": 1_000_000}
     asking = threading.Thread(target=lambda: slow.append(server.rest(PREDICT, asked)))
     asking.start()
     server.multiply([1.0])
     assert not slow
     assert server.terminate() == 0
     asking.join()
-    assert slow == [(200, {"outputs": 300_000})]
+    assert slow == [(200, {"outputs": 1_000_000})]
     files = [str(path) for path in (server.root / "log").iterdir()]
     assert all(path.endswith(".tfrecord") for path in files)
     logs = [
