@@ -23,7 +23,7 @@ from tensorflow_serving.apis import (
 )
 
 from twotower.serving.server import rest_json, tensors
-from twotower.serving.server.core import Call, Core, timeout_ms
+from twotower.serving.server.core import QUICK_BYTES, Call, Core, timeout_ms
 from twotower.serving.server.errors import ServingError, StartupError, invalid_argument, truncated
 from twotower.serving.server.examples import classify, regress
 from twotower.serving.server.model_service import status_of
@@ -171,16 +171,21 @@ class RestServer:
     async def _predict(self, spec: model_pb2.ModelSpec, body: bytes, deadline: float) -> bytes:
         log = self._core.log.wants(spec.name)
         as_rows = False
+        document = None
+        if len(body) <= QUICK_BYTES:
+            # Whether the request is a quick one depends on its signature, which only the body names.
+            document = rest_json.parse(body)
+            spec.signature_name = rest_json.signature_name(document)
 
         def prepare(servable: Servable) -> Call:
             nonlocal as_rows
-            document = rest_json.parse(body)
-            name = rest_json.signature_name(document) or DEFAULT_SIGNATURE
+            asked = rest_json.parse(body) if document is None else document
+            name = rest_json.signature_name(asked) or DEFAULT_SIGNATURE
             signature = servable.signatures.get(name)
             if signature is None:
                 raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
             infos = {alias: signature.definition.inputs[alias] for alias in signature.inputs}
-            inputs, as_rows = rest_json.predict_inputs(document, infos)
+            inputs, as_rows = rest_json.predict_inputs(asked, infos)
             return Call(signature, inputs, signature.aliases)
 
         def finish(servable: Servable, call: Call, outputs: Sequence[npt.NDArray[Any]]) -> bytes:

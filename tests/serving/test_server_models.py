@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -371,6 +372,19 @@ class TestRest:
         assert found[0] == status
         assert message in found[1]["error"]
 
+    def test_a_slow_signature_holds_nobody_up_though_the_default_one_is_quick(self, server: Configured) -> None:
+        for _ in range(20):
+            server.multiply([1.0])  # until it is known to be quick
+        slow: list[tuple[int, Any]] = []
+        asked = {"signature_name": "count", "inputs": 300_000}
+        asking = threading.Thread(target=lambda: slow.append(server.rest(PREDICT, asked)))
+        asking.start()
+        time.sleep(0.05)
+        assert server.multiply([1.0]) == [2.0]
+        assert not slow
+        asking.join()
+        assert slow == [(200, {"outputs": 300_000})]
+
     def test_nesting_without_end_is_refused(self, server: Configured) -> None:
         status, found = server.rest(PREDICT, b'{"inputs": ' + b"[" * 100_000)
         assert status == 400
@@ -417,14 +431,14 @@ def test_sigterm_finishes_what_is_under_way_and_the_sampled_requests_can_be_read
     server.predict(request, timeout=10)
     server.rest(PREDICT, {"instances": [42.0]})
     slow: list[tuple[int, Any]] = []
-    asked = {"signature_name": "count", "inputs": 1_000_000}
+    asked = {"signature_name": "count", "inputs": 300_000}
     asking = threading.Thread(target=lambda: slow.append(server.rest(PREDICT, asked)))
     asking.start()
     server.multiply([1.0])
     assert not slow
     assert server.terminate() == 0
     asking.join()
-    assert slow == [(200, {"outputs": 1_000_000})]
+    assert slow == [(200, {"outputs": 300_000})]
     files = [str(path) for path in (server.root / "log").iterdir()]
     assert all(path.endswith(".tfrecord") for path in files)
     logs = [
