@@ -8,7 +8,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
 from twotower.serving.server.errors import invalid_argument
 from twotower.serving.server.manager import ModelManager
-from twotower.serving.server.rpc import Rpcs
+from twotower.serving.server.rpc import Rpcs, model_spec_of
 
 SERVICE_NAME = "tensorflow.serving.ModelService"
 
@@ -66,10 +66,9 @@ def status_of(
     Raises:
         ServingError: the request names no model, or an unknown model, version or label.
     """
-    if not request.HasField("model_spec"):
-        raise invalid_argument("Missing ModelSpec")
+    spec = model_spec_of(request)
     response = get_model_status_pb2.GetModelStatusResponse()
-    for status in manager.statuses(request.model_spec):
+    for status in manager.statuses(spec):
         entry = response.model_version_status.add(version=status.version, state=status.state)
         entry.status.SetInParent()  # present even when it is OK
         if status.error is not None:

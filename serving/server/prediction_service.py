@@ -19,7 +19,7 @@ from twotower.serving.server.core import Call, Core, timeout_ms
 from twotower.serving.server.errors import invalid_argument
 from twotower.serving.server.examples import classify, model_of, multi_inference, regress
 from twotower.serving.server.predict import aliases_of, inputs_of, response_of, signature_of
-from twotower.serving.server.rpc import Rpcs
+from twotower.serving.server.rpc import Rpcs, model_spec_of
 from twotower.serving.server.servable import Servable
 
 SERVICE_NAME = "tensorflow.serving.PredictionService"
@@ -57,9 +57,7 @@ class PredictionService:
 
     async def predict(self, request: predict_pb2.PredictRequest, size: int, deadline: float | None) -> bytes:
         """Runs a signature of a model."""
-        if not request.HasField("model_spec"):
-            raise invalid_argument("Missing ModelSpec")
-        spec = request.model_spec
+        spec = model_spec_of(request)
         log = self._core.log.wants(spec.name)
 
         def prepare(servable: Servable) -> Call:
@@ -92,9 +90,7 @@ class PredictionService:
         return await self._run(model_of(request), request, size, deadline, multi_inference, "multi_inference_log")
 
     async def _examples(self, request: Any, size: int, deadline: float | None, answer: Any, kind: str) -> bytes:
-        if not request.HasField("model_spec"):
-            raise invalid_argument("Missing ModelSpec")
-        return await self._run(request.model_spec, request, size, deadline, answer, kind)
+        return await self._run(model_spec_of(request), request, size, deadline, answer, kind)
 
     async def _run(self, spec: Any, request: Any, size: int, deadline: float | None, answer: Any, kind: str) -> bytes:
         log = self._core.log.wants(spec.name)
@@ -122,8 +118,7 @@ def metadata_of(
     Raises:
         ServingError: the request names no model or asks for something else.
     """
-    if not request.HasField("model_spec"):
-        raise invalid_argument("Missing ModelSpec")
+    spec = model_spec_of(request)
     if not request.metadata_field:
         raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
@@ -131,7 +126,7 @@ def metadata_of(
             raise invalid_argument(f"Metadata field {field} is not supported")
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    with core.manager.acquire(request.model_spec) as servable:
+    with core.manager.acquire(spec) as servable:
         response.model_spec.name = servable.name
         response.model_spec.version.value = servable.version
         for name, signature in servable.signatures.items():

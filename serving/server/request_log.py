@@ -89,23 +89,25 @@ class RequestLog:
             try:
                 item = self._queue.get(timeout=1.0)
             except queue.Empty:
-                item = ("", "", b"")
-            if item is None:
-                ended = True
-            elif item[1]:
-                model, prefix, record = item
-                try:
-                    file = files.get(prefix) or files.setdefault(prefix, _File(prefix))
-                    file.write(record)
-                    self._metrics.logged.add(model, "written")
-                except (OSError, tf.errors.OpError) as error:
-                    LOGGER.error("%s: the request log cannot be written: %s", prefix, error)
-                    self._metrics.logged.add(model, "dropped")
+                pass  # a file may have become old
+            else:
+                ended = item is None
+                if item is not None:
+                    self._append(files, *item)
             for prefix in [prefix for prefix, file in files.items() if ended or file.is_due()]:
                 try:
                     files.pop(prefix).close()
                 except (OSError, tf.errors.OpError) as error:
                     LOGGER.error("%s: the request log cannot be closed: %s", prefix, error)
+
+    def _append(self, files: "dict[str, _File]", model: str, prefix: str, record: bytes) -> None:
+        try:
+            file = files.get(prefix) or files.setdefault(prefix, _File(prefix))
+            file.write(record)
+            self._metrics.logged.add(model, "written")
+        except (OSError, tf.errors.OpError) as error:
+            LOGGER.error("%s: the request log cannot be written: %s", prefix, error)
+            self._metrics.logged.add(model, "dropped")
 
 
 class _File:

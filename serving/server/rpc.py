@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import model_pb2
 
-from twotower.serving.server.errors import ServingError, truncated
+from twotower.serving.server.errors import ServingError, invalid_argument, truncated
 from twotower.serving.server.metrics import Metrics
 
 LOGGER = logging.getLogger(__name__)
@@ -21,6 +22,17 @@ _PREFIX = "Bearer "
 def unreadable() -> ServingError:
     """The error of bytes that are not the message they should be."""
     return ServingError(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+
+
+def model_spec_of(request: Any) -> model_pb2.ModelSpec:
+    """The model spec of a request.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it has none.
+    """
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    return request.model_spec
 
 
 class Token:
