@@ -320,6 +320,12 @@ class Serving(Section):
     embeddings: Precision = "float32"
 
 
+class Batch(Section):
+    """That each run writes the lists of all users, and how long they are."""
+
+    k: Positive = 20
+
+
 class Spec(Section):
     """One shop."""
 
@@ -337,6 +343,7 @@ class Spec(Section):
     ranking: Ranking = MultiTask()
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
+    batch: Batch | None = None
 
     @pydantic.field_validator("split", mode="before")
     @classmethod

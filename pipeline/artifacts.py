@@ -22,3 +22,9 @@ class CandidateIndex(Artifact):
     """The SavedModels ``scann`` and ``portable``, each with the catalogue's embeddings inside."""
 
     TYPE_NAME = "TwotowerCandidateIndex"
+
+
+class RecommendationLists(Artifact):
+    """Parquet files of ``batch.SCHEMA`` and their ``batch.json``; empty where nothing was pushed."""
+
+    TYPE_NAME = "TwotowerRecommendationLists"

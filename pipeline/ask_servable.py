@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ import numpy.typing as npt
 
 Strings = npt.NDArray[np.object_]
 BATCH = 32
-# The signatures that answer together where the stages are two.
-STAGES = ("candidates", "order")
 # What is asked: the signature, and whether the user's own items are excluded.
 ASKED = {"recommend": ("recommend", False), "retrieve": ("retrieve", False), "discover": ("recommend", True)}
 
@@ -43,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
+    from twotower.pipeline import servable_calls
     from twotower.serving import servable
 
     models = [servable.load(folder) for folder in (options.model, options.ranking) if folder is not None]
@@ -60,16 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     k, found = options.k, {}
     best = np.full((len(examples), k), -np.inf, dtype=np.float32)
     for name, (signature_name, only_new) in ASKED.items():
-        spec = inputs(models, signature_name)
+        spec = servable_calls.inputs(models, signature_name)
         lists = np.full((len(examples), k), b"", dtype=object)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             asking = [examples[row] for row in rows]
-            request = requests(spec, asking, times[rows], k)
+            values = [values_of(example, int(time)) for example, time in zip(asking, times[rows], strict=True)]
+            request = servable_calls.request(spec, values, k)
             bought = distinct([_values(example, "history_item_id") for example in asking])
             if only_new:
                 request["exclude_item_ids"] = tf.constant(bought)
-            answer = asked_for(models, signature_name, request)
+            answer = servable_calls.call(models, signature_name, request)
             ids, scores = answer["item_ids"].numpy(), answer["scores"].numpy()
             check(ids, scores)
             if only_new:
@@ -79,61 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 best[rows] = scores
             if start == 0:
                 request["exclude_item_ids"] = tf.constant(ids[:, : max(1, k // 4)])
-                check_excluded(
-                    name, asked_for(models, signature_name, request)["item_ids"].numpy(), ids[:, : max(1, k // 4)]
-                )
+                left = servable_calls.call(models, signature_name, request)["item_ids"].numpy()
+                check_excluded(name, left, ids[:, : max(1, k // 4)])
         found[name] = lists
     ids = {name: lists.astype(np.bytes_) for name, lists in found.items()}
     np.savez(options.out, users=users, times=times, scores=best, **ids)
     return 0
 
 
-def inputs(models: Sequence[Any], name: str) -> Mapping[str, Any]:
-    """The inputs of a signature, or of both stages' parts of ``recommend``, but for the candidates."""
-    if len(models) == 1 or name != "recommend":
-        return dict(models[0].signatures[name].structured_input_signature[1])
-    first, second = (
-        model.signatures[part].structured_input_signature[1] for model, part in zip(models, STAGES, strict=True)
-    )
-    return {key: spec for key, spec in {**second, **first}.items() if key != "candidate_item_ids"}
+def values_of(example: object, time: int) -> dict[str, Sequence[Any]]:
+    """A raw example's feature map as a request's values by input name, asked at ``time``, unix seconds.
 
-
-def asked_for(models: Sequence[Any], name: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The answer of a signature; ``recommend`` of two stages is what the second makes of the first one's candidates."""
-    if len(models) == 1 or name != "recommend":
-        return dict(models[0].signatures[name](**request))
-    first, second = (model.signatures[part] for model, part in zip(models, STAGES, strict=True))
-    found = first(**{key: request[key] for key in first.structured_input_signature[1]})
-    given = {**request, "candidate_item_ids": found["item_ids"]}
-    return dict(second(**{key: given[key] for key in second.structured_input_signature[1]}))
-
-
-def requests(
-    spec: Mapping[str, object], examples: Sequence[object], times: npt.NDArray[np.int64], k: int
-) -> dict[str, object]:
-    """A batch of requests, as tensors by input name, from b raw examples' feature maps and their times [b]."""
-    import tensorflow as tf
-
-    batch: dict[str, object] = {}
-    for key, wanted in spec.items():
-        dtype, rank = wanted.dtype, wanted.shape.rank  # type: ignore[attr-defined]
-        if key == "k":
-            batch[key] = tf.constant(k, tf.int32)
-            continue
-        if key == "time":
-            batch[key] = tf.constant(times, tf.int64)
-            continue
-        source = {"history_item_ids": "history_item_id", "history_times": "history_time"}.get(key, key)
-        rows = [_values(example, source) for example in examples]
-        # The context of a request that has not happened is not known.
-        if key.startswith("context_") or key == "exclude_item_ids":
-            rows = [[] for _ in rows]
-        width = max(1, *map(len, rows)) if rank == 2 else 1
-        missing = b"" if dtype == tf.string else np.nan if dtype.is_floating else 0
-        filled = [list(row[:width]) + [missing] * (width - len(row[:width])) for row in rows]
-        table = tf.constant(filled, dtype)
-        batch[key] = table if rank == 2 else table[:, 0]
-    return batch
+    The context of a request that has not happened is not known.
+    """
+    names = {"history_item_id": "history_item_ids", "history_time": "history_times"}
+    found = {names.get(name, name): _values(example, name) for name in example}  # type: ignore[attr-defined]
+    found = {name: values for name, values in found.items() if not name.startswith("context_")}
+    return {**found, "time": [time]}
 
 
 def distinct(rows: Sequence[Sequence[object]]) -> Strings:

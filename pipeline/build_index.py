@@ -15,14 +15,13 @@ from twotower.models.moments import training_end
 from twotower.models.queries import Queries
 from twotower.models.transformed import Transformed
 from twotower.pipeline.artifacts import CandidateIndex
+from twotower.pipeline.servable_folders import KINDS
 from twotower.serving.index import build_index
 from twotower.serving.index.base import FloatMatrix
-from twotower.serving.index.build import Kind
 from twotower.serving.index.export import IndexExport
 
 progress = logging.getLogger("twotower.progress")
 
-KINDS: tuple[Kind, ...] = ("scann", "portable")
 RECALL_AT = 100
 QUERIES = 500
 

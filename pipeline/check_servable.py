@@ -3,7 +3,7 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tfx import v1 as tfx
 from tfx.types import Artifact, artifact_utils, standard_artifacts
 
-from twotower.features.spec import Serving, Spec
+from twotower.features.spec import Spec
 from twotower.models.transformed import Transformed
 from twotower.pipeline import blessing as blessings
 from twotower.pipeline.artifacts import Summary
@@ -20,7 +20,7 @@ from twotower.pipeline.evaluator import Evaluator
 from twotower.pipeline.judge import LAST, OURS, judge_quality, judge_slices
 from twotower.pipeline.pusher import newest_version
 from twotower.pipeline.scores import Scores
-from twotower.pipeline.servables import RANKING, folders, other_kind
+from twotower.pipeline.servable_folders import asked_of, folders, other_kind
 
 progress = logging.getLogger("twotower.progress")
 
@@ -93,11 +93,6 @@ def CheckServable(  # noqa: N802 (a component's name)
     verdict = "; ".join(problems) or "better than popularity, and no worse than the last pushed version"
     progress.info(f"{'not blessed' if problems else 'blessed'}: {verdict}")
     blessings.write(blessing, not problems, verdict)
-
-
-def asked_of(serving: Serving, servables: Mapping[str, Path], index: str) -> list[Path]:
-    """The folders of the servables that answer together: one, or the first stage and the second."""
-    return [servables[index], *([servables[RANKING]] if serving.shape == "two_stage" else [])]
 
 
 def ask(models: Sequence[Path], examples: Path, requests: Path, out: Path, k: int) -> None:

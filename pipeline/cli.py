@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from twotower.features.errors import InputError
 from twotower.features.spec import TABLES
 
 RAW = argparse.RawDescriptionHelpFormatter
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     refresh.add_argument("--items", metavar="PATH", help="the items table, instead of the spec's path")
     refresh.set_defaults(command=_refresh)
 
+    _add_batch(commands)
     serve = commands.add_parser(
         "serve",
         help="serve pushed models over gRPC",
@@ -162,6 +165,23 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _add_batch(commands: Commands) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="write the lists of all users, or of some, as Parquet",
+        description="Ask a pushed version for the lists of all users that a run knows, or of those in a table, in one\n"
+        "Beam job, and write them as Parquet. A job that was killed goes on where it was.",
+        epilog="example:\n  twotower batch --run out/complete_journey --k 20 --out out/lists",
+        formatter_class=RAW,
+    )
+    batch.add_argument("--run", type=Path, default=Path("out"), help="folder of a finished run (default: out)")
+    batch.add_argument("--users", metavar="PATH", help="a table with a column of user ids (default: all users)")
+    batch.add_argument("--k", type=int, default=20, help="length of the lists (default: 20)")
+    batch.add_argument("--version", type=int, help="the pushed version's number (default: the newest)")
+    batch.add_argument("--out", type=Path, required=True, help="folder for the lists")
+    batch.set_defaults(command=_batch)
+
+
 # Each command imports what it needs itself: TFX alone takes 20 seconds, and asking a server needs none of it.
 
 
@@ -176,6 +196,13 @@ def _refresh(options: argparse.Namespace) -> int:
     from twotower.pipeline.run import refresh
 
     return refresh(options.spec, options.out.absolute(), {"items": options.items} if options.items else {})
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from twotower.pipeline.run import batch
+
+    run, out = options.run.absolute(), options.out.absolute()
+    return batch(run, options.version, options.users, options.k, out, [])
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -11,7 +11,8 @@ from tfx.orchestration import metadata
 from tfx.types import channel
 
 from twotower.features.spec import Spec
-from twotower.pipeline import servables
+from twotower.pipeline import servable_folders
+from twotower.pipeline.batch_recommend import BatchRecommend
 from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
@@ -83,6 +84,11 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         **transformed,
     )
     pusher = _pusher(spec, out, compose.outputs["composed"], check)
+    batch = []
+    if spec.batch is not None:
+        pushed, lookup = pusher.outputs["pushed_model"], ingest.outputs["lookup"]
+        folder = str(push_folder(out))
+        batch.append(BatchRecommend(pushed_model=pushed, lookup=lookup, k=spec.batch.k, push_folder=folder))
     return tfx.dsl.Pipeline(
         pipeline_name=spec.name,
         pipeline_root=str(out / "pipeline"),
@@ -102,6 +108,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
             compose,
             check,
             pusher,
+            *batch,
         ],
         enable_cache=True,
         beam_pipeline_args=BEAM_ARGS,
@@ -133,7 +140,7 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
 
     So a changed ranker does not undo the cache of the steps before it.
     """
-    sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file"}
+    sections = {"retrieval", "ranking", "evaluation", "serving", "batch", "schema_file"}
     exclude: dict[str, Any] = dict.fromkeys(sections - set(keep), True)
     if "serving.embeddings" in keep:
         exclude["serving"] = set(type(spec.serving).model_fields) - {"embeddings"}
@@ -154,7 +161,7 @@ def _trainer(
 
 def pushed_folders(spec: Spec, out: Path) -> dict[str, str]:
     """Where the versions of each composed servable are pushed, in that order."""
-    return {name: str(push_folder(out) / folder) for name, folder in servables.folders(spec.serving).items()}
+    return {name: str(push_folder(out) / folder) for name, folder in servable_folders.folders(spec.serving).items()}
 
 
 def _pusher(

@@ -27,9 +27,9 @@ from twotower.models.ranking_fit import refreshed_tables
 from twotower.models.tables import Catalogue
 from twotower.models.transformed import Transformed, dense
 from twotower.pipeline import blessing as blessings
-from twotower.pipeline import raw_items, servables
+from twotower.pipeline import raw_items, servable_folders, servables
 from twotower.pipeline.build_index import QUERIES, build_indexes
-from twotower.pipeline.check_servable import ask, asked_of
+from twotower.pipeline.check_servable import ask
 from twotower.pipeline.outputs import Outputs
 from twotower.pipeline.pipeline import pushed_folders
 from twotower.pipeline.pusher import newest_version, push
@@ -174,8 +174,8 @@ def _check(spec: Spec, data: Transformed, outputs: Outputs, composed: Path, fold
     requests = folder / "requests.npz"
     np.savez(requests, users=asked.ids.astype(np.bytes_), times=request_times(spec.split, asked.labels))
     raw = Path(artifact_utils.get_split_uri([outputs.artifact("Ingest", "examples")], "eval"))
-    paths = {name: composed / name for name in servables.folders(spec.serving)}
+    paths = {name: composed / name for name in servable_folders.folders(spec.serving)}
     k = min(n_items, max(spec.ranking.candidates, *spec.evaluation.cutoffs))
-    for index in (spec.serving.index, servables.other_kind(spec.serving)):
+    for index in (spec.serving.index, servable_folders.other_kind(spec.serving)):
         progress.info(f"asking the recommender with the {index} index for {len(asked):,} users' lists")
-        ask(asked_of(spec.serving, paths, index), raw, requests, folder / f"{index}.npz", k)
+        ask(servable_folders.asked_of(spec.serving, paths, index), raw, requests, folder / f"{index}.npz", k)

@@ -1,4 +1,4 @@
-"""``twotower run`` and ``twotower refresh``: check the input, do the work, and say how it went."""
+"""``twotower run``, ``refresh`` and ``batch``: check the input, do the work, and say how it went."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import datetime as dt
 import fcntl
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
     spec = specs.load(spec_path, paths)
     for table, file in spec.files:
         table.file_format(file)
-    return _alone(spec, out, lambda console: _run(spec, spec_path, out, console))
+    return _alone(spec.name, out, lambda console: _run(spec, spec_path, out, console))
 
 
 def refresh(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
@@ -52,15 +53,50 @@ def refresh(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
         console.print(f"pushed version {version}", highlight=False)
         return 0
 
-    return _alone(spec, out, work)
+    return _alone(spec.name, out, work)
 
 
-def _alone(spec: specs.Spec, out: Path, work: Callable[[Console], int]) -> int:
+def batch(run: Path, version: int | None, users: str | None, k: int, out: Path, beam_args: Sequence[str]) -> int:
+    """Write the lists of all users of a finished run, or of those in a table, into ``out``; returns the exit status.
+
+    Raises:
+        InputError: there is no such version, user or folder; see ``batch.recommend_all``.
+    """
+    lookup = run / "lookup"
+    if not lookup.is_dir():
+        raise InputError(f"{run}: no complete run is there (no lookup/); expected the folder of 'twotower run --out'")
+
+    def work(console: Console) -> int:
+        with console.status("importing TensorFlow"):
+            import apache_beam as beam
+            from apache_beam.options.pipeline_options import PipelineOptions
+
+            from twotower.pipeline.batch import recommend_all
+            from twotower.pipeline.batch_units import wanted_users
+            from twotower.pipeline.pushed import pushed
+        started = time.monotonic()
+        model = pushed(run / "serving", version)
+        wanted = None if users is None else wanted_users(users, model.spec)
+        pipeline = beam.Pipeline(options=PipelineOptions(list(beam_args)))
+        counts = recommend_all(model, sorted(lookup.resolve().glob("histories*")), wanted, k, out, pipeline)
+        said = (
+            f"lists of {counts['users']:,} users by version {model.version}: {counts['items']:,} items",
+            f"{counts['short']:,} lists are shorter than {k}",
+            f"{counts['files']} files, {counts['there']} of them there before",
+            f"{time.monotonic() - started:.1f} s",
+        )
+        console.print("; ".join(said), highlight=False)
+        return 0
+
+    return _alone("batch", out, work)
+
+
+def _alone(name: str, out: Path, work: Callable[[Console], int]) -> int:
     """Do the work while nobody else writes to ``out``, with its log there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be the folder of a run: {error.strerror}") from None
+        raise InputError(f"{out}: cannot be a folder to write to: {error.strerror}") from None
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +104,7 @@ def _alone(spec: specs.Spec, out: Path, work: Callable[[Console], int]) -> int:
             raise InputError(f"{out}: another run is writing there") from None
         log = out / "logs" / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}.log"
         with quiet(log) as console:
-            console.print(f"[bold]{spec.name}[/]  into {out}", highlight=False)
+            console.print(f"[bold]{name}[/]  into {out}", highlight=False)
             console.print(f"log: {log}", highlight=False)
             try:
                 return work(console)
@@ -99,18 +135,20 @@ def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
     summary = summarize(spec, spec_path.read_text(encoding="utf-8"), outputs, runner.steps)
     report = out / "report.html"
     write(summary, report)
-    _link_lookup(outputs.folder("Ingest", "lookup"), out)
+    _link("lookup", outputs.folder("Ingest", "lookup"), out)
+    if spec.batch is not None and summary.passed:
+        _link("lists", outputs.folder("BatchRecommend", "lists"), out)
     _show(summary, console)
     console.print(f"report: {report}", highlight=False)
     return 0 if summary.passed else NOT_BLESSED
 
 
-def _link_lookup(target: Path, out: Path) -> None:
-    """Point ``out/lookup`` at the run's lookup tables, so that asking needs no metadata store, and no TFX."""
-    link = out / ".lookup.partial"
+def _link(name: str, target: Path, out: Path) -> None:
+    """Point ``out/name`` at an artifact of the run, so that reading it needs no metadata store, and no TFX."""
+    link = out / f".{name}.partial"
     link.unlink(missing_ok=True)
     link.symlink_to(target.relative_to(out))
-    link.rename(out / "lookup")
+    link.rename(out / name)
 
 
 def _show(summary: RunSummary, console: Console) -> None:

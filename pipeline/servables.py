@@ -1,4 +1,4 @@
-"""The servables that are composed of a run's parts: which there are, under which names, and how they are made."""
+"""How the servables are composed of a run's parts."""
 
 from __future__ import annotations
 
@@ -10,36 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from twotower.features.spec import Serving, Spec
+from twotower.features.spec import Spec
 from twotower.models.transformed import Transformed
-from twotower.pipeline.build_index import KINDS
+from twotower.pipeline.servable_folders import RANKING, folders
 from twotower.serving import servable
 from twotower.serving.item_ids import ItemIds
 from twotower.serving.recommender import Recommender
 from twotower.serving.requests import RequestTransform
 from twotower.serving.rules import Rules
-
-RANKING = "ranking"
-
-
-def other_kind(serving: Serving) -> str:
-    """The index that is pushed beside the one that ``serving.index`` names."""
-    return next(kind for kind in KINDS if kind != serving.index)
-
-
-def folders(serving: Serving) -> dict[str, str]:
-    """The pushed folder's name of each composed servable, in the order in which they are pushed.
-
-    The second stage comes first: a first stage never answers by a version that the second one was not given.
-    """
-    name, other = serving.model_name, other_kind(serving)
-    if serving.shape == "composed":
-        return {serving.index: name, other: f"{name}_{other}"}
-    return {
-        RANKING: f"{name}_ranking",
-        serving.index: f"{name}_retrieval",
-        other: f"{name}_retrieval_{other}",
-    }
 
 
 @dataclass(frozen=True)

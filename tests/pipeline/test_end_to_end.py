@@ -14,17 +14,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from same_lists import assert_same_lists
 
+from twotower.features.errors import InputError
+from twotower.pipeline import batch_units
+from twotower.pipeline.batch import recommend_all
 from twotower.pipeline.lookup import Customer, People
+from twotower.pipeline.pushed import pushed
 from twotower_client import InvalidRequestError, Recommender, UnavailableError
 
 ROOT = Path(__file__).parents[2]
 HOUSEHOLDS = 200
+LIST = 20
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +85,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     spec["retrieval"] = {"epochs": 1, "events_per_epoch": 40_000, "embedding_dim": 32}
     spec["ranking"] = {"epochs": 8, "snapshots": 4, "learning_rate": 0.005}
     spec["serving"] = {"exact_below": 1000}
+    spec["batch"] = {"k": LIST}
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     shop = Shop(folder, folder / "out", folder / "spec.yaml", "", "")
     first_log = run_until(shop, "Trainer.retrieval")
@@ -191,6 +200,79 @@ def test_offline_and_served_lists_are_equal(shop: Shop, server: subprocess.Popen
             ranked = [(item, float(score)) for item, score in zip(items, scores, strict=True) if item]
             pairs.append(([(item.item_id, item.score) for item in served.items], ranked))
     assert_same_lists(pairs)
+
+
+def test_batch_lists_are_those_of_the_server(
+    shop: Shop, server: subprocess.Popen[str], port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_units, "UNIT", 128)
+    users = five_hundred(pq.read_table(sorted((shop.out / "lookup").glob("histories*"))))
+    pq.write_table(users, tmp_path / "histories")
+    model, out = pushed(shop.out / "serving"), tmp_path / "lists"
+    counts = recommend_all(model, [tmp_path / "histories"], None, LIST, out, beam.Pipeline())
+    assert counts == {"users": 500, "items": 500 * LIST, "short": 0, "files": 4, "there": 0}
+    lists = pq.read_table(sorted(out.glob("lists-*"))).to_pylist()
+    pairs = []
+    with Recommender(f"localhost:{port}", timeout=20) as client:
+        for user, made in zip(users.to_pylist(), lists, strict=True):
+            history = list(zip(user["item_ids"], user["times"], strict=True))
+            answer = client.recommend(user["user_id"], history, k=LIST, user=json.loads(user["features"]))
+            assert (made["user_id"], made["model_version"]) == (user["user_id"], answer.model_version)
+            served = [(item.item_id, item.score) for item in answer.items]
+            pairs.append((served, list(zip(made["item_ids"], made["scores"], strict=True))))
+    assert_same_lists(pairs)
+
+
+def five_hundred(histories: pa.Table) -> pa.Table:
+    """The households, and others with the beginning of one of their histories each."""
+    rows = histories.to_pylist()
+    for number in range(500 - len(rows)):
+        row = rows[number % HOUSEHOLDS]
+        length = len(row["times"]) * (1 + number // HOUSEHOLDS) // 3
+        shorter = {name: row[name][:length] for name in ("item_ids", "times")}
+        rows.append({**row, **shorter, "user_id": f"other {number}"})
+    return pa.Table.from_pylist(rows, histories.schema)
+
+
+def test_batch_goes_on_where_it_was(shop: Shop, tmp_path: Path) -> None:
+    model, histories = pushed(shop.out / "serving"), sorted((shop.out / "lookup").glob("histories*"))
+    wanted = [customer.user_id for customer in shop.customers(3)] + ["nobody", "nobody"]
+    out = tmp_path / "lists"
+    first = recommend_all(model, histories, wanted, LIST, out, beam.Pipeline())
+    assert (first["users"], first["files"], first["there"]) == (4, 2, 0)
+    made = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
+    lost = out / max(made)
+    lost.unlink()
+    (out / f".{lost.name}.killed.partial").write_bytes(b"half")
+    second = recommend_all(model, histories, wanted, LIST, out, beam.Pipeline())
+    assert second == {**first, "there": 1}
+    assert {path.name: path.read_bytes() for path in out.glob("*.parquet")} == made
+    assert sorted(path.name for path in out.iterdir()) == ["batch.json", *sorted(made)]
+    for others, k in ((None, LIST), (wanted[:2], LIST), (wanted, 5)):
+        with pytest.raises(InputError, match="holds another job's lists"):
+            recommend_all(model, histories, others, k, out, beam.Pipeline())
+
+
+def test_the_batch_step_writes_everybodys_lists_once_a_version_is_pushed(shop: Shop) -> None:
+    assert f"lists of {HOUSEHOLDS} users, {HOUSEHOLDS * LIST:,} items in them" in shop.log
+    lists = pq.read_table(sorted((shop.out / "lists").glob("lists-*"))).to_pylist()
+    assert len({row["user_id"] for row in lists}) == HOUSEHOLDS
+    assert {str(row["model_version"]) for row in lists} == set(shop.versions["recommender"])
+    assert {len(set(row["item_ids"])) for row in lists} == {LIST}
+
+
+def test_the_command_line_writes_lists(shop: Shop, tmp_path: Path) -> None:
+    user = shop.customers(1)[0].user_id
+    column = yaml.safe_load(shop.spec.read_text())["users"]["id"]
+    (tmp_path / "users.csv").write_text(f"{column}\n{user}\n")
+    asked = ("batch", "--run", str(shop.out), "--k", "5", "--out", str(tmp_path / "lists"))
+    done = subprocess.run(
+        shop.command(*asked, "--users", str(tmp_path / "users.csv")), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lists of 1 users" in done.stdout
+    [made] = pq.read_table(tmp_path / "lists" / "lists-00000-of-00001.parquet").to_pylist()
+    assert (made["user_id"], len(made["item_ids"])) == (user, 5)
 
 
 def test_events_after_the_request_change_nothing(shop: Shop, server: subprocess.Popen[str], port: int) -> None:

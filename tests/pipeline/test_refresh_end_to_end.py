@@ -16,7 +16,7 @@ import tensorflow as tf
 import yaml
 from test_splits_end_to_end import KINDS, OWN, events
 
-from twotower.pipeline.ask_servable import asked_for, inputs
+from twotower.pipeline.servable_calls import call, inputs
 from twotower.serving import servable
 
 SPEC: dict[str, Any] = {
@@ -70,7 +70,7 @@ class Shop:
             shape = [2, 0] if spec.shape.rank == 2 else [2]
             value = {**history, **given}.get(name, np.full(shape, empty))
             request[name] = tf.constant(value, spec.dtype, shape=None if np.size(value) else shape)
-        answer = asked_for(models, "recommend", request)
+        answer = call(models, "recommend", request)
         assert [row for row in answer["scores"].numpy() if (np.diff(row[np.isfinite(row)]) > 0).any()] == []
         return [[name for name in row if name] for row in answer["item_ids"].numpy().tolist()]
 

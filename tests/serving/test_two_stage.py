@@ -13,7 +13,7 @@ from test_recommender import REQUESTS, Answer, Composed, compose, filled, same
 from test_rules import RULED, raw
 from tiny_shop import ITEMS, SPLIT, Shop
 
-from twotower.pipeline.ask_servable import asked_for, inputs
+from twotower.pipeline.servable_calls import call, inputs
 from twotower.serving import servable
 from twotower.serving.item_ids import ItemIds
 from twotower.serving.recommender import Recommender
@@ -68,7 +68,7 @@ def ask(stages: list[Any], rows: list[dict[str, Any]], k: int) -> Answer:
     class Both:
         structured_input_signature: tuple[tuple[()], Mapping[str, Any]] = ((), inputs(stages, "recommend"))
 
-    answer = asked_for(stages, "recommend", filled(Both, rows, k))
+    answer = call(stages, "recommend", filled(Both, rows, k))
     return {name: value.numpy() for name, value in answer.items()}
 
 
