@@ -16,7 +16,7 @@ from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
 from twotower.pipeline.evaluate_retrieval import EvaluateRetrieval
-from twotower.pipeline.ingest import Ingest, fingerprint
+from twotower.pipeline.ingest import Ingest
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
@@ -24,9 +24,15 @@ from twotower.pipeline.validation import ExampleValidator, SchemaGen
 BEAM_ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
 
 
-def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
-    """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``."""
-    ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint(spec))
+def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
+    """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``; touches no file.
+
+    Args:
+        spec: its paths are those that the steps will see.
+        out: likewise.
+        fingerprint: names the state of the tables; another one makes Ingest run again.
+    """
+    ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint)
     examples = ingest.outputs["examples"]
     statistics = tfx.components.StatisticsGen(examples=examples)
     if spec.schema_file is None:
@@ -43,6 +49,8 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         disable_statistics=True,
         splits_config=tfx.proto.SplitsConfig(analyze=["train", "items"], transform=["train", "eval", "items"]),
     )
+    # Where steps run side by side, an anomaly stops what follows, too.
+    transform.add_upstream_node(validator)
     transformed = {
         "transform_graph": transform.outputs["transform_graph"],
         "transformed_examples": transform.outputs["transformed_examples"],
@@ -133,7 +141,7 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
 
     So a changed ranker does not undo the cache of the steps before it.
     """
-    sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file"}
+    sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file", "kubeflow"}
     exclude: dict[str, Any] = dict.fromkeys(sections - set(keep), True)
     if "serving.embeddings" in keep:
         exclude["serving"] = set(type(spec.serving).model_fields) - {"embeddings"}
@@ -161,8 +169,6 @@ def _pusher(
     spec: Spec, out: Path, composed: channel.BaseChannel, check: tfx.dsl.components.component
 ) -> tfx.components.Pusher:
     folders = pushed_folders(spec, out)
-    for folder in folders.values():
-        Path(folder).mkdir(parents=True, exist_ok=True)
     return AtomicPusher(
         model=composed,
         model_blessing=check.outputs["blessing"],
