@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_model_analysis as tfma
+from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
-from tfx.orchestration import metadata
 from tfx.types import channel
 
 from twotower.features.spec import Spec
@@ -94,7 +94,7 @@ def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
     return tfx.dsl.Pipeline(
         pipeline_name=spec.name,
         pipeline_root=str(out / "pipeline"),
-        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(out / "metadata.sqlite")),
+        metadata_connection_config=_metadata(out / "metadata.sqlite"),
         components=[
             ingest,
             statistics,
@@ -133,6 +133,14 @@ def eval_config(min_auc: float) -> tfma.EvalConfig:
     metrics.metrics.add(class_name="Calibration")
     auc = metrics.metrics.add(class_name="AUC")
     auc.threshold.value_threshold.lower_bound.value = min_auc
+    return config
+
+
+def _metadata(file: Path) -> metadata_store_pb2.ConnectionConfig:
+    """The store in ``file``; TFX's own function would make its folder, also where a pipeline is only compiled."""
+    config = metadata_store_pb2.ConnectionConfig()
+    config.sqlite.filename_uri = str(file)
+    config.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
     return config
 
 
