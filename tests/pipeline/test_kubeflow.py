@@ -112,7 +112,8 @@ def test_each_step_is_in_the_package(compiled: CompiledPipeline, local: dict[str
         container = compiled.container(name)
         assert container.image == "registry.example.com/twotower:0.1.0"
         assert list(container.command) == ["python", "-m", "twotower.pipeline.kubeflow_step"]
-        path = container.args[container.args.index("--executor_class_path") + 1]
+        arguments = list(container.args)
+        path = arguments[arguments.index("--executor_class_path") + 1]
         assert path.startswith(("tfx.", "twotower."))
         assert import_utils.import_class_by_path(path) is step.executor_spec.executor_class
 
