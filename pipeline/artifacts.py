@@ -1,4 +1,4 @@
-"""The pipeline's own artifact types, beside TFX's standard ones."""
+"""The pipeline's own artifact types, beside TFX's standard ones; named as Kubeflow wants it: module.Class."""
 
 from tfx.types.artifact import Artifact
 
@@ -9,22 +9,22 @@ class Lookup(Artifact):
     ``histories*`` (user_id, features, item_ids, times) and ``items*`` (item_id, description).
     """
 
-    TYPE_NAME = "TwotowerLookup"
+    TYPE_NAME = "twotower.Lookup"
 
 
 class Summary(Artifact):
     """JSON files that the report reads."""
 
-    TYPE_NAME = "TwotowerSummary"
+    TYPE_NAME = "twotower.Summary"
 
 
 class CandidateIndex(Artifact):
     """The SavedModels ``scann`` and ``portable``, each with the catalogue's embeddings inside."""
 
-    TYPE_NAME = "TwotowerCandidateIndex"
+    TYPE_NAME = "twotower.CandidateIndex"
 
 
 class RecommendationLists(Artifact):
     """Parquet files of ``batch.SCHEMA`` and their ``batch.json``; empty where nothing was pushed."""
 
-    TYPE_NAME = "TwotowerRecommendationLists"
+    TYPE_NAME = "twotower.RecommendationLists"

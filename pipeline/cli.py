@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     for table in TABLES:
         run.add_argument(f"--{table}", metavar="PATH", help=f"the {table} table, instead of the spec's path")
     run.set_defaults(command=_run)
+
+    _add_compile(commands)
 
     refresh = commands.add_parser(
         "refresh",
@@ -120,6 +123,37 @@ def parser() -> argparse.ArgumentParser:
     )
     skew.set_defaults(command=_skew)
 
+    _add_rollout(commands)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check versions, ScaNN's ops, Python and disk",
+        description="Check whether this machine can run the project, by using what it needs.",
+        epilog="example:\n  twotower doctor",
+        formatter_class=RAW,
+    )
+    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is checked (default: this one)")
+    doctor.set_defaults(command=_doctor)
+    return root
+
+
+def _add_batch(commands: Commands) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="write the lists of all users, or of some, as Parquet",
+        description="Ask a pushed version for the lists of all users that a run knows, or of those in a table, in one\n"
+        "Beam job, and write them as Parquet. A job that was killed goes on where it was.",
+        epilog="example:\n  twotower batch --run out/complete_journey --k 20 --out out/lists",
+        formatter_class=RAW,
+    )
+    batch.add_argument("--run", type=Path, default=Path("out"), help="folder of a finished run (default: out)")
+    batch.add_argument("--users", metavar="PATH", help="a table with a column of user ids (default: all users)")
+    batch.add_argument("--k", type=int, default=20, help="length of the lists (default: 20)")
+    batch.add_argument("--version", type=int, help="the pushed version's number (default: the newest)")
+    batch.add_argument("--out", type=Path, required=True, help="folder for the lists")
+    batch.set_defaults(command=_batch)
+
+
+def _add_rollout(commands: Commands) -> None:
     canary = commands.add_parser(
         "canary",
         help="put a version on trial under the label canary",
@@ -153,33 +187,19 @@ def parser() -> argparse.ArgumentParser:
         moves.add_argument("--model", default="recommender", help="name in the file (default: recommender)")
         moves.add_argument("--server", nargs="+", default=[], metavar="HOST:PORT", help="running servers to tell too")
 
-    doctor = commands.add_parser(
-        "doctor",
-        help="check versions, ScaNN's ops, Python and disk",
-        description="Check whether this machine can run the project, by using what it needs.",
-        epilog="example:\n  twotower doctor",
+
+def _add_compile(commands: Commands) -> None:
+    compiled = commands.add_parser(
+        "compile",
+        help="write the pipeline as a file for Kubeflow Pipelines",
+        description="Compile the pipeline of a spec for Kubeflow Pipelines v2, as the spec's section kubeflow says.\n\n"
+        "The tables need not be on this machine. Exit status: 0 written, 2 bad input.",
+        epilog="example:\n  twotower compile --spec examples/complete_journey/spec.yaml --out pipeline.yaml",
         formatter_class=RAW,
     )
-    doctor.add_argument("--out", type=Path, default=Path(), help="folder whose disk is checked (default: this one)")
-    doctor.set_defaults(command=_doctor)
-    return root
-
-
-def _add_batch(commands: Commands) -> None:
-    batch = commands.add_parser(
-        "batch",
-        help="write the lists of all users, or of some, as Parquet",
-        description="Ask a pushed version for the lists of all users that a run knows, or of those in a table, in one\n"
-        "Beam job, and write them as Parquet. A job that was killed goes on where it was.",
-        epilog="example:\n  twotower batch --run out/complete_journey --k 20 --out out/lists",
-        formatter_class=RAW,
-    )
-    batch.add_argument("--run", type=Path, default=Path("out"), help="folder of a finished run (default: out)")
-    batch.add_argument("--users", metavar="PATH", help="a table with a column of user ids (default: all users)")
-    batch.add_argument("--k", type=int, default=20, help="length of the lists (default: 20)")
-    batch.add_argument("--version", type=int, help="the pushed version's number (default: the newest)")
-    batch.add_argument("--out", type=Path, required=True, help="folder for the lists")
-    batch.set_defaults(command=_batch)
+    compiled.add_argument("--spec", type=Path, required=True, help="the shop's spec, a YAML file")
+    compiled.add_argument("--out", type=Path, required=True, help="the file to write, which ends in .yaml")
+    compiled.set_defaults(command=_compile)
 
 
 # Each command imports what it needs itself: TFX alone takes 20 seconds, and asking a server needs none of it.
@@ -190,6 +210,17 @@ def _run(options: argparse.Namespace) -> int:
 
     paths = {table: getattr(options, table) for table in TABLES if getattr(options, table) is not None}
     return run(options.spec, options.out.absolute(), paths)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from twotower.pipeline.console import quiet
+
+    with quiet(Path(os.devnull)) as console:
+        with console.status("importing TFX"):
+            from twotower.pipeline.kubeflow import compile_spec
+        compile_spec(options.spec, options.out)
+        console.print(f"wrote {options.out}", highlight=False)
+    return 0
 
 
 def _refresh(options: argparse.Namespace) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_model_analysis as tfma
+from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
-from tfx.orchestration import metadata
 from tfx.types import channel
 
 from twotower.features.spec import Spec
@@ -17,7 +17,7 @@ from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
 from twotower.pipeline.evaluate_retrieval import EvaluateRetrieval
-from twotower.pipeline.ingest import Ingest, fingerprint
+from twotower.pipeline.ingest import Ingest
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
@@ -25,9 +25,15 @@ from twotower.pipeline.validation import ExampleValidator, SchemaGen
 BEAM_ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
 
 
-def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
-    """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``."""
-    ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint(spec))
+def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
+    """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``; touches no file.
+
+    Args:
+        spec: its paths are those that the steps will see.
+        out: likewise.
+        fingerprint: names the state of the tables; another one makes Ingest run again.
+    """
+    ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint)
     examples = ingest.outputs["examples"]
     statistics = tfx.components.StatisticsGen(examples=examples)
     if spec.schema_file is None:
@@ -44,6 +50,8 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         disable_statistics=True,
         splits_config=tfx.proto.SplitsConfig(analyze=["train", "items"], transform=["train", "eval", "items"]),
     )
+    # Where steps run side by side, an anomaly stops what follows, too.
+    transform.add_upstream_node(validator)
     transformed = {
         "transform_graph": transform.outputs["transform_graph"],
         "transformed_examples": transform.outputs["transformed_examples"],
@@ -92,7 +100,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
     return tfx.dsl.Pipeline(
         pipeline_name=spec.name,
         pipeline_root=str(out / "pipeline"),
-        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(out / "metadata.sqlite")),
+        metadata_connection_config=_metadata(out / "metadata.sqlite"),
         components=[
             ingest,
             statistics,
@@ -135,12 +143,20 @@ def eval_config(min_auc: float) -> tfma.EvalConfig:
     return config
 
 
+def _metadata(file: Path) -> metadata_store_pb2.ConnectionConfig:
+    """The store in ``file``; TFX's own function would make its folder, also where a pipeline is only compiled."""
+    config = metadata_store_pb2.ConnectionConfig()
+    config.sqlite.filename_uri = str(file)
+    config.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+    return config
+
+
 def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
     """The spec for a step, without the sections that it does not read.
 
     So a changed ranker does not undo the cache of the steps before it.
     """
-    sections = {"retrieval", "ranking", "evaluation", "serving", "batch", "schema_file"}
+    sections = {"retrieval", "ranking", "evaluation", "serving", "batch", "schema_file", "kubeflow"}
     exclude: dict[str, Any] = dict.fromkeys(sections - set(keep), True)
     if "serving.embeddings" in keep:
         exclude["serving"] = set(type(spec.serving).model_fields) - {"embeddings"}
@@ -168,8 +184,6 @@ def _pusher(
     spec: Spec, out: Path, composed: channel.BaseChannel, check: tfx.dsl.components.component
 ) -> tfx.components.Pusher:
     folders = pushed_folders(spec, out)
-    for folder in folders.values():
-        Path(folder).mkdir(parents=True, exist_ok=True)
     return AtomicPusher(
         model=composed,
         model_blessing=check.outputs["blessing"],

@@ -124,13 +124,16 @@ def _alone(name: str, out: Path, work: Callable[[Console], int]) -> int:
 def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
     # Imported here, after the terminal is ours: TFX takes 20 seconds and says a lot.
     with console.status("importing TFX"):
+        from twotower.pipeline.ingest import fingerprint
         from twotower.pipeline.outputs import Outputs
-        from twotower.pipeline.pipeline import build
+        from twotower.pipeline.pipeline import build, pushed_folders
         from twotower.pipeline.run_report import summarize
         from twotower.pipeline.runner import LocalRunner
 
+    for folder in pushed_folders(spec, out).values():  # a server may watch them before the first push
+        Path(folder).mkdir(parents=True, exist_ok=True)
     runner = LocalRunner(console)
-    runner.run(build(spec, out))
+    runner.run(build(spec, out, fingerprint(spec)))
     outputs = Outputs(out, spec.name)
     summary = summarize(spec, spec_path.read_text(encoding="utf-8"), outputs, runner.steps)
     report = out / "report.html"

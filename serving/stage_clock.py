@@ -21,7 +21,7 @@ class StageClock:
     def stage(self, name: str, run: Callable[[], T]) -> T:
         """What ``run`` returns, a structure of tensors; it begins when the stage before has ended."""
         with tf.control_dependencies([self._last]):
-            found = tf.nest.map_structure(tf.identity, run())
+            found: T = tf.nest.map_structure(tf.identity, run())
         with tf.control_dependencies(tf.nest.flatten(found)):
             now = tf.timestamp()
         self._stages[name] = now - self._last

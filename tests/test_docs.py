@@ -16,6 +16,7 @@ DOCUMENTS = (
     "BUILD.md",
     "docs/your-data.md",
     "docs/evaluation.md",
+    "docs/kubeflow.md",
     "docs/serving.md",
     "docs/callers.md",
     "docs/rollout.md",

@@ -44,7 +44,8 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, obje
         if not below or origin is tuple or origin is Mapping:
             default = section.model_construct().model_dump(mode="json", include={field_name}).get(field_name)
             yield key, REQUIRED if field.is_required() else default
-        inner = "features.*." if origin is Mapping else "drop[]." if key.endswith("drop") else f"{key}[]."
+        mapping = f"{key}.*." if field_name == "steps" else "features.*."
+        inner = mapping if origin is Mapping else "drop[]." if key.endswith("drop") else f"{key}[]."
         for model in below:
             if origin is tuple or origin is Mapping:
                 yield from keys(model, inner)
