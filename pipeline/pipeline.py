@@ -10,13 +10,16 @@ from tfx import v1 as tfx
 from tfx.orchestration import metadata
 from tfx.types import channel
 
+from twotower.features.model_choices import TwoTower
 from twotower.features.spec import Spec
 from twotower.pipeline import servables
 from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
+from twotower.pipeline.drift import DriftValidator, logs_fingerprint
 from twotower.pipeline.evaluate_retrieval import EvaluateRetrieval
 from twotower.pipeline.ingest import Ingest, fingerprint
+from twotower.pipeline.last_blessed import last_blessed
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
@@ -47,7 +50,20 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         "transform_graph": transform.outputs["transform_graph"],
         "transformed_examples": transform.outputs["transformed_examples"],
     }
-    retrieval_trainer = _trainer("retrieval", transformed, _json(spec, keep=("retrieval", "serving.embeddings")))
+    warm = isinstance(spec.retrieval, TwoTower) and spec.retrieval.warm_start
+    last = last_blessed(statistics.outputs["statistics"]) if warm or spec.drift is not None else None
+    base = last.outputs["model"] if last is not None and warm else None
+    drift = None
+    if last is not None and spec.drift is not None:
+        drift = DriftValidator(
+            statistics=statistics.outputs["statistics"],
+            transform_graph=transformed["transform_graph"],
+            last=last.outputs["statistics"],
+            spec=_json(spec, keep=("retrieval", "ranking", "drift")),
+            logs=logs_fingerprint(spec.drift),
+        )
+    retrieval_spec = _json(spec, keep=("retrieval", "serving.embeddings"))
+    retrieval_trainer = _trainer("retrieval", transformed, retrieval_spec, base_model=base)
     retrieval = retrieval_trainer.outputs["model"]
     index = BuildIndex(model=retrieval, spec=_json(spec, keep=("retrieval", "serving")), **transformed)
     retrieval_evaluation = EvaluateRetrieval(
@@ -80,6 +96,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         ranking_blessing=evaluator.outputs["blessing"],
         spec=_json(spec, keep=("retrieval", "ranking", "evaluation", "serving")),
         push_folder=str(push_folder(out)),
+        **({} if drift is None else {"drift": drift.outputs["drift"]}),
         **transformed,
     )
     pusher = _pusher(spec, out, compose.outputs["composed"], check)
@@ -93,6 +110,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
             schema_step,
             validator,
             transform,
+            *(step for step in (last, drift) if step is not None),
             retrieval_trainer,
             index,
             retrieval_evaluation,
@@ -133,7 +151,7 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
 
     So a changed ranker does not undo the cache of the steps before it.
     """
-    sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file"}
+    sections = {"retrieval", "ranking", "evaluation", "serving", "schema_file", "drift", "retention"}
     exclude: dict[str, Any] = dict.fromkeys(sections - set(keep), True)
     if "serving.embeddings" in keep:
         exclude["serving"] = set(type(spec.serving).model_fields) - {"embeddings"}
