@@ -36,7 +36,7 @@ class LastBlessedStrategy(tfx.dsl.experimental.ResolverStrategy):  # type: ignor
             model = lineage.made_of(composed, "retrieval")
             examples = lineage.made_of(composed, "examples")
             seen = next((one for one in statistics if lineage.made_of(one, "examples") == examples), None)
-            if model in models and seen is not None and seen not in own:
+            if model in models and seen is not None and examples not in own:
                 return {**{key: [] for key in input_dict}, MODEL: [models[model]], STATISTICS: [statistics[seen]]}
         return {key: [] for key in input_dict}
 
@@ -61,15 +61,15 @@ class Lineage:
         return None if artifact is None else self._inputs.get((self._maker.get(artifact, -1), key))
 
 
-def last_blessed(statistics: types.BaseChannel) -> resolver.Resolver:
+def last_blessed(examples: types.BaseChannel) -> resolver.Resolver:
     """The pipeline's node; its outputs ``model`` and ``statistics`` are empty before a first blessing.
 
     Args:
-        statistics: of this run's examples.
+        examples: this run's.
     """
     return tfx.dsl.Resolver(
         strategy_class=LastBlessedStrategy,
-        current=statistics,
+        current=examples,
         model=_all(standard_artifacts.Model, "Trainer.retrieval", "model"),
         statistics=_all(standard_artifacts.ExampleStatistics, "StatisticsGen", "statistics"),
         blessing=_all(standard_artifacts.ModelBlessing, "CheckServable", "blessing"),

@@ -51,7 +51,7 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         "transformed_examples": transform.outputs["transformed_examples"],
     }
     warm = isinstance(spec.retrieval, TwoTower) and spec.retrieval.warm_start
-    last = last_blessed(statistics.outputs["statistics"]) if warm or spec.drift is not None else None
+    last = last_blessed(examples) if warm or spec.drift is not None else None
     base = last.outputs["model"] if last is not None and warm else None
     drift = None
     if last is not None and spec.drift is not None:
