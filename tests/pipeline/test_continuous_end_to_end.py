@@ -56,7 +56,7 @@ SPEC: dict[str, Any] = {
 pytestmark = pytest.mark.slow
 
 
-def events(first: int, last: int, new: int = 0, shift: int = 0) -> pd.DataFrame:
+def events(first: int, last: int, new: int = 0) -> pd.DataFrame:
     """A basket a user every six days, of one kind, a favourite each time; ``new`` more users buy one more item."""
     random = np.random.default_rng(5)
     rows = []
@@ -66,7 +66,7 @@ def events(first: int, last: int, new: int = 0, shift: int = 0) -> pd.DataFrame:
             chosen = {favourite, *random.choice(OWN, 2, replace=False).tolist()}
             if first <= day < last:
                 names = [f"k{kind}_{item}" for item in sorted(chosen)] + [f"k{kind}_new"] * (user >= USERS)
-                rows += [(f"u{user}", name, START + day * DAY, f"kind {kind * (not shift)}") for name in names]
+                rows += [(f"u{user}", name, START + day * DAY, f"kind {kind}") for name in names]
     return pd.DataFrame(rows, columns=["user", "item", "time", "kind"])
 
 
@@ -139,7 +139,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         free.bind(("localhost", 0))
         port = int(free.getsockname()[1])
     server = None
-    tables = {"1": events(0, DAYS), "2": events(DAYS, DAYS + 6, 12), "3": events(DAYS + 6, DAYS + 8, 12)}
+    # The new users came in the days that the second night's training has and the first one's has not.
+    late = events(DAYS - 14, DAYS, 12)[lambda table: table.user.str[1:].astype(int) >= USERS]
+    tables = {
+        "1": events(0, DAYS),
+        "2": pd.concat([late, events(DAYS, DAYS + 6, 12)]),
+        "3": events(DAYS + 6, DAYS + 8, 12),
+    }
     try:
         with Recommender(f"localhost:{port}", timeout=60) as client:
             for name, table in tables.items():
