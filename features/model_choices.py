@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import pydantic
 from pydantic import Field
 
 from twotower.features.section import Positive, Section
@@ -44,6 +45,18 @@ class TwoTower(Section):
     learning_rate_schedule: Literal["constant", "warmup_cosine"] = "constant"
     validation_days: int = Field(0, ge=0)
     affinity_weight: float = Field(0.3, gt=0, le=1)
+    warm_start: bool = False
+    warm_epochs: Positive | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _warm_starts_by_token(self) -> TwoTower:
+        if self.warm_start and self.id_table != "full":
+            raise ValueError(f"warm_start: ids of an id_table '{self.id_table}' share rows; expected 'full'")
+        if self.warm_start and self.validation_days:
+            raise ValueError("warm_start: the last model has learnt from these validation_days; expected 0 of them")
+        if self.warm_epochs is not None and not self.warm_start:
+            raise ValueError("warm_epochs: expected 'warm_start: true' beside it")
+        return self
 
 
 class _IdModel(Section):

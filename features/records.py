@@ -101,6 +101,10 @@ def events_by_user(chunk: Chunk, whole: Spec) -> tuple[dict[bytes, Events], dict
         late = times >= whole.split.end
         dropped["after the test period"] = int(late.sum())
         events, users = events.take(np.flatnonzero(~late)), users[~late]
+    if isinstance(whole.split, spec.TimeSplit) and whole.split.train_start is not None:
+        early = events.times < whole.split.train_start
+        dropped["before the training window"] = int(early.sum())
+        events, users = events.take(np.flatnonzero(~early)), users[~early]
     order = np.argsort(users, kind="stable")
     names, starts = np.unique(users[order], return_index=True)
     bounds = [*starts.tolist(), len(order)]

@@ -16,6 +16,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from twotower.features.continuous import Drift, Retention, RollingSplit
 from twotower.features.errors import InputError
 from twotower.features.kubeflow_choices import Kubeflow
 from twotower.features.model_choices import MultiTask, Ranking, Retrieval, TwoTower
@@ -227,24 +228,39 @@ class TimeSplit(Section):
     kind: Literal["time"] = "time"
     test_from: dt.datetime
     test_days: Positive | None = None
+    train_from: dt.datetime | None = None
 
-    @pydantic.field_validator("test_from", mode="before")
+    @pydantic.field_validator("test_from", "train_from", mode="before")
     @classmethod
     def _no_number(cls, value: object) -> object:
         if isinstance(value, int | float):  # 20171201 would be a second of the year 1970
             raise ValueError("expected a date or time like 2017-12-01 or 2017-12-01T00:00:00+01:00")
         return value
 
+    @pydantic.model_validator(mode="after")
+    def _trains_before_the_test(self) -> TimeSplit:
+        if self.train_start is not None and self.train_start >= self.start:
+            raise ValueError("train_from: expected a time before test_from")
+        return self
+
     @property
     def start(self) -> int:
         """First second of the test, unix seconds; a time without a zone is UTC."""
-        moment = self.test_from
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp())
+        return _seconds(self.test_from)
+
+    @property
+    def train_start(self) -> int | None:
+        """First second that is known at all, or None where all the data before the test are."""
+        return None if self.train_from is None else _seconds(self.train_from)
 
     @property
     def end(self) -> int | None:
         """First second after the test, or None where it lasts to the end of the data."""
         return None if self.test_days is None else self.start + self.test_days * 86_400
+
+
+def _seconds(moment: dt.datetime) -> int:
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp())
 
 
 class LastOutSplit(Section):
@@ -260,7 +276,7 @@ class GivenSplit(Section):
     test: str = Field(min_length=1)
 
 
-Split = Annotated[TimeSplit | LastOutSplit | GivenSplit, Field(discriminator="kind")]
+Split = Annotated[TimeSplit | LastOutSplit | GivenSplit | RollingSplit, Field(discriminator="kind")]
 
 
 class CandidateSet(Section):
@@ -346,6 +362,8 @@ class Spec(Section):
     serving: Serving = Serving()
     batch: Batch | None = None
     kubeflow: Kubeflow | None = None
+    drift: Drift | None = None
+    retention: Retention = Retention()
 
     @pydantic.field_validator("split", mode="before")
     @classmethod
@@ -461,6 +479,10 @@ def parse(text: str, *, where: str, base: Path, paths: Mapping[str, str] | None 
     split = raw.get("split")
     if isinstance(split, dict) and isinstance(split.get("test"), str) and split["test"]:
         raw["split"] = {**split, "test": str(base / split["test"])}
+    for section, key in (("drift", "serving_logs"), ("retention", "config_file")):
+        given = raw.get(section)
+        if isinstance(given, dict) and isinstance(given.get(key), str) and given[key]:
+            raw[section] = {**given, key: str(base / given[key])}
     try:
         return Spec.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from twotower.features.spec import Spec
 from twotower.models.tables import Catalogue, Users
+
+if TYPE_CHECKING:
+    from twotower.models.warm_start import WarmStart
 
 Features = Mapping[str, tf.Tensor]
 # Transformed features of b queries or items to [b, dim] float32; a tf.Module.
@@ -30,6 +34,7 @@ class TrainingData:
         train: the users with their events before the split.
         n_users: size of the user vocabulary; ``train.rows`` point into it.
         folder: where a model that trains in epochs leaves its curve.
+        warm: where the two towers go on from, if they are to.
     """
 
     spec: Spec
@@ -37,6 +42,7 @@ class TrainingData:
     train: Users
     n_users: int
     folder: Path
+    warm: WarmStart | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import tensorflow as tf
 
@@ -18,13 +19,21 @@ class FeatureEncoder(tf.keras.layers.Layer):
     """Concatenates an embedding of every indexed feature with the numbers and the vectors.
 
     A ragged feature ([b, n], padded with ``PAD``) is the mean of its embeddings; an empty one is zero.
+
+    Args:
+        encodings: the features.
+        widths: of embeddings, by encoding, where they are not the ones of ``embedding_width``.
     """
 
-    def __init__(self, encodings: Sequence[Encoding], **kwargs: object) -> None:
+    def __init__(
+        self, encodings: Sequence[Encoding], widths: Mapping[str, int] = MappingProxyType({}), **kwargs: object
+    ) -> None:
         super().__init__(**kwargs)
         self.encodings = tuple(encodings)
-        self._embeddings = {
-            encoding.name: tf.keras.layers.Embedding(encoding.size, embedding_width(encoding.size), name=encoding.name)
+        self.embeddings = {
+            encoding.name: tf.keras.layers.Embedding(
+                encoding.size, widths.get(encoding.name, embedding_width(encoding.size)), name=encoding.name
+            )
             for encoding in self.encodings
             if encoding.form in ("index", "indices")
         }
@@ -35,9 +44,9 @@ class FeatureEncoder(tf.keras.layers.Layer):
         for encoding in self.encodings:
             values = features[encoding.name]
             if encoding.form == "index":
-                parts.append(self._embeddings[encoding.name](values))
+                parts.append(self.embeddings[encoding.name](values))
             elif encoding.form == "indices":
-                parts.append(masked_mean(self._embeddings[encoding.name](tf.maximum(values, 0)), values != PAD))
+                parts.append(masked_mean(self.embeddings[encoding.name](tf.maximum(values, 0)), values != PAD))
             elif encoding.form == "number":
                 parts.append(tf.cast(values, tf.float32)[..., tf.newaxis])
             else:

@@ -40,7 +40,8 @@ class IdEmbedding(tf.keras.layers.Layer):
         **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
-        known = np.flatnonzero(counts >= min_count)
+        # Vocabulary rows of the ids with a vector of their own, in the order of the vectors.
+        self.known = known = np.flatnonzero(counts >= min_count)
         rows = np.full(len(counts) + 1, len(known))
         rows[known] = np.arange(len(known))
         self._unknown = len(known)

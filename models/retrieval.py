@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +34,27 @@ def fit(data: TrainingData) -> Towers:
     events = TrainingEvents.choose(spec, train, len(catalogue))
     progress.info(f"{len(events.events):,} events of {len(train):,} users, {len(catalogue):,} items")
     tf.keras.utils.set_random_seed(spec.seed)
-    query, candidate = build_towers(spec, catalogue, train, data.n_users, events)
+    encodings = (*train.encodings, *catalogue.encodings)
+    base = None if data.warm is None else data.warm.base(choice, encodings)
+    epochs = choice.epochs if base is None else choice.warm_epochs or choice.epochs
+    widths = {} if base is None else base.widths
+    query, candidate = build_towers(spec, catalogue, train, data.n_users, events, widths)
     towers = Towers(query, candidate)
     model = Retrieval(query, candidate, catalogue, events.item_share, spec)
     steps = max(1, choice.events_per_epoch // choice.batch_size)
-    rate = schedule(choice.learning_rate, choice.learning_rate_schedule, choice.epochs * steps)
+    rate = schedule(choice.learning_rate, choice.learning_rate_schedule, epochs * steps)
     model.compile(optimizer=LazyAdam(rate))
     stopping = [KeepBest(towers, spec, catalogue, data.train, validation)] if choice.validation_days else []
+    dataset = training_dataset(spec, train, len(catalogue), events, spec.seed)
+    if data.warm is not None and base is not None:
+        model.build_from(next(iter(dataset)))
+        base.carry_into(query, candidate, data.warm.vocabularies)
     model.fit(
-        training_dataset(spec, train, len(catalogue), events, spec.seed),
-        epochs=choice.epochs,
+        dataset,
+        epochs=epochs,
         steps_per_epoch=steps,
         verbose=0,
-        callbacks=[*stopping, Progress(choice.epochs, steps, choice.batch_size, data.folder)],
+        callbacks=[*stopping, Progress(epochs, steps, choice.batch_size, data.folder)],
     )
     # How much is bought at all is known up to the end of training.
     candidate.set_prior(TrainingEvents.choose(spec, data.train, len(catalogue)).log_prior)
@@ -53,9 +62,17 @@ def fit(data: TrainingData) -> Towers:
 
 
 def build_towers(
-    spec: Spec, catalogue: Catalogue, train: Users, n_users: int, events: TrainingEvents
+    spec: Spec,
+    catalogue: Catalogue,
+    train: Users,
+    n_users: int,
+    events: TrainingEvents,
+    widths: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[QueryTower, CandidateTower]:
-    """Untrained towers for the catalogue and the training users (``n_users`` in the user vocabulary)."""
+    """Untrained towers for the catalogue and the training users (``n_users`` in the user vocabulary).
+
+    ``widths`` are those of embeddings that a warm start brings along.
+    """
     choice = two_tower(spec)
     n_items = len(catalogue)
     item_counts = np.bincount(train.history.items, minlength=n_items + 1)[:n_items]
@@ -68,7 +85,7 @@ def build_towers(
     query = QueryTower(
         train.encodings,
         id_embedding(choice, user_counts, "user_ids"),
-        HistoryItems(id_embedding(choice, item_counts, "history_ids"), catalogue.labels, catalogue.features),
+        HistoryItems(id_embedding(choice, item_counts, "history_ids"), catalogue.labels, catalogue.features, widths),
         n_items=n_items,
         units=choice.tower_units,
         dim=choice.embedding_dim,
@@ -76,6 +93,7 @@ def build_towers(
         similarity=choice.similarity,
         temperature=choice.temperature,
         graph=graph,
+        widths=widths,
     )
     candidate = CandidateTower(
         catalogue.encodings,
@@ -86,6 +104,7 @@ def build_towers(
         affinity_weight=choice.affinity_weight,
         similarity=choice.similarity,
         graph=graph,
+        widths=widths,
     )
     return query, candidate
 
@@ -118,6 +137,11 @@ class Retrieval(tfrs.models.Model):
     def item_features(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         """Transformed features of catalogue rows [b]."""
         return {"item_id": rows, **{name: tf.gather(table, rows) for name, table in self._catalogue.items()}}
+
+    def build_from(self, inputs: Mapping[str, tf.Tensor]) -> None:
+        """Create the towers' weights; ``inputs`` are as of ``compute_loss``."""
+        self.query(inputs)
+        self.candidate(self.item_features(inputs["positive"]))
 
     def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The batch's mean softmax loss; ``inputs`` are as ``training_dataset`` yields them."""

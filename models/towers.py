@@ -8,6 +8,7 @@ if there are any, and the item's prior, by which the query's last entry, 1, is m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -42,6 +43,7 @@ class CandidateTower(tf.keras.Model):
         affinity_weight: float = 1.0,
         similarity: Similarity = "dot",
         graph: GraphFactors | None = None,
+        widths: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._affinity_weight = affinity_weight
@@ -49,7 +51,7 @@ class CandidateTower(tf.keras.Model):
         self._log_prior = tf.Variable(log_prior, trainable=False, name="log_prior")
         self._graph = graph
         self.item_ids = item_ids
-        self.encoder = FeatureEncoder(encodings)
+        self.encoder = FeatureEncoder(encodings, widths)
         self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
         self.project = tf.keras.layers.Dense(dim - 1)
 
@@ -81,10 +83,17 @@ class HistoryItems(tf.keras.layers.Layer):
     The labels let a history speak for items that were never bought together.
     """
 
-    def __init__(self, item_ids: IdEmbedding, labels: Sequence[Encoding], tables: Table, **kwargs: object) -> None:
+    def __init__(
+        self,
+        item_ids: IdEmbedding,
+        labels: Sequence[Encoding],
+        tables: Table,
+        widths: Mapping[str, int] = MappingProxyType({}),
+        **kwargs: object,
+    ) -> None:
         super().__init__(**kwargs)
         self._item_ids = item_ids
-        self._encoder = FeatureEncoder(labels)
+        self._encoder = FeatureEncoder(labels, widths)
         # One more row stands for padding and unknown items.
         self._tables = {
             label.name: tf.Variable(np.append(tables[label.name], label.size - 1), trainable=False) for label in labels
@@ -119,6 +128,7 @@ class QueryTower(tf.keras.Model):
         similarity: Similarity = "dot",
         temperature: float | Literal["learned"] = 1.0,
         graph: GraphFactors | None = None,
+        widths: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._n_items = n_items
@@ -127,7 +137,7 @@ class QueryTower(tf.keras.Model):
         self.user_ids = user_ids
         self.history_items = history_items
         self.history = HISTORY_ENCODERS[history_encoder](n_items)
-        self.encoder = FeatureEncoder(encodings)
+        self.encoder = FeatureEncoder(encodings, widths)
         self.hidden = [tf.keras.layers.Dense(width, activation="relu") for width in units]
         self.project = tf.keras.layers.Dense(
             dim - 1, kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.01)

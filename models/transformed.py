@@ -56,6 +56,11 @@ class Transformed:
         """The known values of a category feature, such as ``user_age``, in the order of their indices."""
         return [value.decode() for value in self.output.vocabulary_by_name(feature)]
 
+    def vocabularies(self) -> dict[str, list[bytes]]:
+        """Every vocabulary's tokens in its order: of the users, the items, and each feature that has one."""
+        names = (USER_VOCABULARY, ITEM_VOCABULARY, *vocabulary_keys(self._spec))
+        return {name: list(self.output.vocabulary_by_name(name)) for name in names}
+
     def catalogue(self) -> Catalogue:
         """Every item of the vocabulary, in its order.
 

@@ -18,8 +18,10 @@ from tfx import v1 as tfx
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
 from twotower.features import spec as specs
+from twotower.features.continuous import Retention, RollingSplit
 from twotower.features.errors import InputError
 from twotower.features.kubeflow_choices import Kubeflow, KubeflowStep, Resources
+from twotower.features.model_choices import TwoTower
 from twotower.pipeline import pipeline
 
 COMMAND = ("python", "-m", "twotower.pipeline.kubeflow_step")
@@ -47,6 +49,7 @@ def compile_spec(spec_path: Path, out: Path) -> None:
     if not out.absolute().parent.is_dir():
         raise InputError(f"{out}: cannot be written: there is no folder {out.absolute().parent}")
     spec = specs.load(spec_path, base=Path(choices.spec_folder))
+    _check_continuous(spec_path, spec)
     # Each step has a name of the caller's in its input instead.
     built = pipeline.build(spec, Path(choices.out), fingerprint="")
     names = {step.id: sanitize_task_name(step.id) for step in built.components}
@@ -59,6 +62,21 @@ def compile_spec(spec_path: Path, out: Path) -> None:
         pod = platforms.platforms["kubernetes"].deployment_spec.executors[executor]
         pod.update(json_format.MessageToDict(_kubernetes(choices)))
     _write(compiled, spec, platforms, out)
+
+
+def _check_continuous(spec_path: Path, spec: specs.Spec) -> None:
+    """Refuse what a local run does by reading the tables first, or by what it knows of the runs before it."""
+    found = {
+        "split.kind: rolling": isinstance(spec.split, RollingSplit),
+        "retrieval.warm_start": isinstance(spec.retrieval, TwoTower) and spec.retrieval.warm_start,
+        "drift": spec.drift is not None,
+        "retention": spec.retention != Retention(),
+    }
+    for key, is_there in found.items():
+        if is_there:
+            raise InputError(
+                f"{spec_path}: found '{key}', which is for 'twotower run' alone; expected a spec without it"
+            )
 
 
 def _check_steps(spec_path: Path, choices: Kubeflow, known: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from twotower.features.continuous import RollingSplit
 from twotower.features.spec import GivenSplit, LastOutSplit, Spec, Split, TimeSplit
 from twotower.pipeline.judge import LAST, OURS
 from twotower.pipeline.outputs import Outputs
@@ -85,11 +86,14 @@ def _test(split: Split) -> str:
     """What the test is, and what a reader must know of it."""
     match split:
         case TimeSplit():
-            return f"split in time, test from {split.test_from:%Y-%m-%d}"
+            window = "" if split.train_from is None else f", trained on {split.train_from:%Y-%m-%d} and after"
+            return f"split in time, test from {split.test_from:%Y-%m-%d}{window}"
         case LastOutSplit():
             return "leave last out: each user's last basket is the test, and others' later purchases are known"
         case GivenSplit():
             return f"given test: {Path(split.test).name}"
+        case RollingSplit():
+            return f"the last {split.test_days} days are the test"
 
 
 def _table(title: str, caption: str, columns: dict[str, str], rows: Sequence[Score]) -> MetricTable:

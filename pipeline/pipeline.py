@@ -10,14 +10,17 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 from tfx.types import channel
 
+from twotower.features.model_choices import TwoTower
 from twotower.features.spec import Spec
 from twotower.pipeline import servable_folders
 from twotower.pipeline.batch_recommend import BatchRecommend
 from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
+from twotower.pipeline.drift import DriftValidator, logs_fingerprint
 from twotower.pipeline.evaluate_retrieval import EvaluateRetrieval
 from twotower.pipeline.ingest import Ingest
+from twotower.pipeline.last_blessed import last_blessed
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
@@ -56,7 +59,20 @@ def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
         "transform_graph": transform.outputs["transform_graph"],
         "transformed_examples": transform.outputs["transformed_examples"],
     }
-    retrieval_trainer = _trainer("retrieval", transformed, _json(spec, keep=("retrieval", "serving.embeddings")))
+    warm = isinstance(spec.retrieval, TwoTower) and spec.retrieval.warm_start
+    last = last_blessed(examples) if warm or spec.drift is not None else None
+    base = last.outputs["model"] if last is not None and warm else None
+    drift = None
+    if last is not None and spec.drift is not None:
+        drift = DriftValidator(
+            statistics=statistics.outputs["statistics"],
+            transform_graph=transformed["transform_graph"],
+            last=last.outputs["statistics"],
+            spec=_json(spec, keep=("retrieval", "ranking", "drift")),
+            logs=logs_fingerprint(spec.drift),
+        )
+    retrieval_spec = _json(spec, keep=("retrieval", "serving.embeddings"))
+    retrieval_trainer = _trainer("retrieval", transformed, retrieval_spec, base_model=base)
     retrieval = retrieval_trainer.outputs["model"]
     index = BuildIndex(model=retrieval, spec=_json(spec, keep=("retrieval", "serving")), **transformed)
     retrieval_evaluation = EvaluateRetrieval(
@@ -89,6 +105,7 @@ def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
         ranking_blessing=evaluator.outputs["blessing"],
         spec=_json(spec, keep=("retrieval", "ranking", "evaluation", "serving")),
         push_folder=str(push_folder(out)),
+        **({} if drift is None else {"drift": drift.outputs["drift"]}),
         **transformed,
     )
     pusher = _pusher(spec, out, compose.outputs["composed"], check)
@@ -107,6 +124,7 @@ def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
             schema_step,
             validator,
             transform,
+            *(step for step in (last, drift) if step is not None),
             retrieval_trainer,
             index,
             retrieval_evaluation,
@@ -156,7 +174,9 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
 
     So a changed ranker does not undo the cache of the steps before it.
     """
-    sections = {"retrieval", "ranking", "evaluation", "serving", "batch", "schema_file", "kubeflow"}
+    sections = {
+        "retrieval", "ranking", "evaluation", "serving", "batch", "schema_file", "kubeflow", "drift", "retention",
+    }  # fmt: skip
     exclude: dict[str, Any] = dict.fromkeys(sections - set(keep), True)
     if "serving.embeddings" in keep:
         exclude["serving"] = set(type(spec.serving).model_fields) - {"embeddings"}

@@ -16,6 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from twotower.features import records
+from twotower.features.continuous import RollingSplit
 from twotower.features.errors import InputError
 from twotower.features.preprocessing import raw_feature_types
 from twotower.features.records import Record
@@ -48,15 +49,19 @@ def refresh(spec: Spec, out: Path) -> str:
         InputError: there is no items table, no blessed run in ``out``, or a table is bad; nothing is pushed then.
         RuntimeError: a servable failed its check; nothing is pushed then either.
     """
-    if spec.items is None or spec.items.path is None:
+    table = spec.items
+    if table is None or table.path is None:
         raise InputError("items.path: found none, expected the table that the catalogue is refreshed from")
     outputs = Outputs(out, spec.name)
+    if isinstance(spec.split, RollingSplit):
+        # The days that the models were trained on, whatever is newest now.
+        spec = spec.model_copy(update={"split": outputs.spec("Compose").split})
     blessed, reason = blessings.read(outputs.artifact("CheckServable", "blessing"))
     if not blessed:
         raise InputError(f"{out}: the last run was not blessed ({reason}); expected one whose models may be served")
     graph, examples = (outputs.folder("Transform", key) for key in ("transform_graph", "transformed_examples"))
     data = Transformed(spec, str(graph), str(examples))
-    rows = Rows.of(data.item_ids(), raw_items.of_table(spec.items))
+    rows = Rows.of(data.item_ids(), raw_items.of_table(table))
     progress.info(f"{rows.n_items:,} items, {rows.n_new:,} of them new; {len(rows.ids) - rows.n_items:,} are gone")
     folders = {name: Path(folder) for name, folder in pushed_folders(spec, out).items()}
     version = max([int(time.time()), *(int(v.name) + 1 for v in map(newest_version, folders.values()) if v)])

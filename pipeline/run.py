@@ -124,12 +124,20 @@ def _alone(name: str, out: Path, work: Callable[[Console], int]) -> int:
 def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
     # Imported here, after the terminal is ours: TFX takes 20 seconds and says a lot.
     with console.status("importing TFX"):
+        from twotower.features.window import described, resolved
+        from twotower.pipeline import retention
         from twotower.pipeline.ingest import fingerprint
         from twotower.pipeline.outputs import Outputs
         from twotower.pipeline.pipeline import build, pushed_folders
         from twotower.pipeline.run_report import summarize
         from twotower.pipeline.runner import LocalRunner
 
+    spec = resolved(spec)
+    if isinstance(spec.split, specs.TimeSplit):
+        console.print(described(spec.split), highlight=False)
+    if spec.retention.config_file is not None:
+        # Before anything is done, not after it.
+        retention.named_versions(Path(spec.retention.config_file))
     for folder in pushed_folders(spec, out).values():  # a server may watch them before the first push
         Path(folder).mkdir(parents=True, exist_ok=True)
     runner = LocalRunner(console)
@@ -143,6 +151,8 @@ def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
         _link("lists", outputs.folder("BatchRecommend", "lists"), out)
     _show(summary, console)
     console.print(f"report: {report}", highlight=False)
+    for line in retention.apply(spec, out):
+        console.print(line, highlight=False)
     return 0 if summary.passed else NOT_BLESSED
 
 

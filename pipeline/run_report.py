@@ -13,6 +13,7 @@ import numpy as np
 from twotower.features.spec import Spec
 from twotower.models.training import CURVE_FILE
 from twotower.pipeline import blessing as blessings
+from twotower.pipeline import drift
 from twotower.pipeline.lookup import People, day
 from twotower.pipeline.metric_tables import load_scores, metric_tables, slice_tables
 from twotower.pipeline.outputs import Outputs
@@ -65,7 +66,7 @@ def summarize(spec: Spec, spec_text: str, outputs: Outputs, steps: Sequence[Step
             for label, value in sorted(counts.items())
             if label.startswith("dropped") and value
         ],
-        anomalies=_anomalies(outputs),
+        anomalies=[*_anomalies(outputs), *(_drift(outputs) if spec.drift is not None else [])],
         curves=[
             *_curve("Retrieval: training loss", outputs, "retrieval", "loss"),
             *_curve("Ranking: training loss", outputs, "ranking", "loss"),
@@ -88,6 +89,16 @@ def _anomalies(outputs: Outputs) -> list[Anomaly]:
         Anomaly(split, name, info.short_description, info.description)
         for split, anomalies in found.items()
         for name, info in sorted(anomalies.anomaly_info.items())
+    ]
+
+
+def _drift(outputs: Outputs) -> list[Anomaly]:
+    """What differs by more than its threshold."""
+    return [
+        Anomaly("items" if one.feature.startswith("item_") else "train", one.feature, where, drift.said(one))
+        for where, some in drift.read(outputs.folder("DriftValidator", "drift")).items()
+        for one in some
+        if not one.passed
     ]
 
 

@@ -21,6 +21,11 @@ class _Launcher(launcher.Launcher):
 
     ran = False
 
+    @property
+    def is_resolver(self) -> bool:
+        """Whether the step only looks artifacts up."""
+        return bool(self._pipeline_node.node_info.type.name.endswith(".Resolver"))
+
     def _run_executor(self, execution_info: object) -> object:
         self.ran = True
         return super()._run_executor(execution_info)
@@ -58,7 +63,10 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
             started = time.monotonic()
             status = "failed"
             try:
-                step.launch()
+                done = step.launch()
+                if step.is_resolver and not done.output_dict:
+                    # TFX only marks it failed, and the steps behind it would take it that there is nothing to find.
+                    raise RuntimeError(f"{name} could not resolve its inputs")
                 status = "ran" if step.ran else "cached"
             finally:
                 seconds = time.monotonic() - started

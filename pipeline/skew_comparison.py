@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import tensorflow_transform as tft
 from twotower.features.errors import InputError
 from twotower.features.preprocessing import ITEM_VOCABULARY, USER_VOCABULARY
 from twotower.features.records import serialize
+from twotower.features.spec import Spec
 from twotower.pipeline.logged_queries import Query, queries
 from twotower.pipeline.outputs import Outputs
 from twotower.pipeline.prediction_logs import Logged, log_files, read_logs
@@ -22,6 +23,7 @@ from twotower.pipeline.skew_distances import (
     UNKNOWN_ITEMS,
     UNKNOWN_USERS,
     Difference,
+    Statistics,
     compared_features,
     differences,
     unknown_ids,
@@ -99,25 +101,45 @@ def compare(logs: str, out: Path, thresholds: Sequence[str]) -> tuple[Asked, lis
     trained = run.artifact("StatisticsGen", "statistics")
     if not Path(trained.uri).is_dir():
         raise InputError(f"{trained.uri}: the statistics of the run in {out} are gone")
-    vocabularies = tft.TFTransformOutput(str(run.folder("Transform", "transform_graph")))
+    graph = run.folder("Transform", "transform_graph")
+    return compare_logs(files, spec, split_statistics(trained, "train"), graph, chosen)
+
+
+def compare_logs(
+    files: Sequence[Path], spec: Spec, trained: Statistics, graph: Path, thresholds: Mapping[str, float]
+) -> tuple[Asked, list[Difference]]:
+    """What the log files hold, and how each feature differs from what was trained on.
+
+    Args:
+        files: the logs.
+        spec: with the retrieval and the ranking section.
+        trained: statistics of ingest's train split.
+        graph: folder of Transform's ``transform_graph``, whose vocabularies say what is known.
+        thresholds: by feature, instead of the default ones.
+
+    Raises:
+        InputError: a record is bad, or none is a request for a list.
+    """
+    vocabularies = tft.TFTransformOutput(str(graph))
     users, items = (frozenset(vocabularies.vocabulary_by_name(name)) for name in (USER_VOCABULARY, ITEM_VOCABULARY))
     asked = Asked(files, known_users=users, known_items=items)
     # TFDV computes statistics of files, which may be larger than the memory.
     with tempfile.TemporaryDirectory() as folder:
         examples = str(Path(folder, "queries.tfrecord"))
         with tf.io.TFRecordWriter(examples) as writer:
-            for logged in read_logs(files):
+            for logged in read_logs(list(files)):
                 rows = queries(logged, spec)
                 asked.count(logged, rows)
                 for query in rows:
                     writer.write(serialize(query.record))
         if not asked.queries:
-            raise InputError(f"{logs}: none of {asked.others:,} records is a request of the signature 'recommend'")
+            where = files[0].parent
+            raise InputError(f"{where}: none of {asked.others:,} records is a request of the signature 'recommend'")
         served = tfdv.generate_statistics_from_tfrecord(examples)
     return asked, [
-        *differences(spec, split_statistics(trained, "train"), served, chosen),
-        unknown_ids(UNKNOWN_ITEMS, asked.unknown_items, asked.events, chosen),
-        unknown_ids(UNKNOWN_USERS, asked.unknown_users, asked.queries, chosen),
+        *differences(spec, trained, served, thresholds),
+        unknown_ids(UNKNOWN_ITEMS, asked.unknown_items, asked.events, thresholds),
+        unknown_ids(UNKNOWN_USERS, asked.unknown_users, asked.queries, thresholds),
     ]
 
 

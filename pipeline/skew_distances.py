@@ -30,7 +30,7 @@ class Difference:
     Attributes:
         feature: its name in ingest's examples.
         training_missing, serving_missing: share of the users and of the queries without it; of a context, of the
-            events and of the queries. None for shares of unknown ids.
+            events and of the queries. None for shares of unknown ids. Of drift: the last run's, and this run's.
         measure: what the distance is.
         distance: between the values, in [0, 1]; None where one side has none.
         threshold: what neither the distance nor the difference of the missing shares may pass.
@@ -61,7 +61,7 @@ def compared_features(spec: Spec) -> dict[str, tf.DType]:
 def differences(
     spec: Spec, training: Statistics, serving: Statistics, thresholds: Mapping[str, float]
 ) -> list[Difference]:
-    """Compare by TFDV: L-infinity of the shares of strings, Jensen-Shannon divergence of the histograms of numbers.
+    """Training beside serving.
 
     Args:
         spec: with the retrieval and the ranking section.
@@ -69,29 +69,48 @@ def differences(
         serving: of ``logged_queries``.
         thresholds: by feature, instead of the default.
     """
-    schema = schema_pb2.Schema()
-    for name, kind in compared_features(spec).items():
-        numeric = kind != tf.string
-        type_ = {tf.string: schema_pb2.BYTES, tf.int64: schema_pb2.INT}.get(kind, schema_pb2.FLOAT)
-        comparator = schema.feature.add(name=name, type=type_).skew_comparator
-        measure = comparator.jensen_shannon_divergence if numeric else comparator.infinity_norm
-        measure.threshold = thresholds.get(name, THRESHOLD)
     longest = max(spec.ranking.history_length, spec.retrieval.history_length)
     training, serving = with_lengths(training, longest), with_lengths(serving, longest)
-    found = tfdv.validate_statistics(training, schema, serving_statistics=serving)
-    distances = {
+    return distances(compared_features(spec), training, serving, thresholds, THRESHOLD)
+
+
+def distances(
+    features: Mapping[str, tf.DType],
+    base: Statistics,
+    other: Statistics,
+    thresholds: Mapping[str, float],
+    default: float,
+) -> list[Difference]:
+    """Compare by TFDV: L-infinity of the shares of strings, Jensen-Shannon divergence of the histograms of numbers.
+
+    Args:
+        features: the names, and the types of the values.
+        base: what is expected.
+        other: what is held against it.
+        thresholds: by feature.
+        default: of features without one.
+    """
+    schema = schema_pb2.Schema()
+    for name, kind in features.items():
+        numeric = kind != tf.string
+        type_ = {tf.string: schema_pb2.BYTES, tf.int64: schema_pb2.INT}.get(kind, schema_pb2.FLOAT)
+        comparator = schema.feature.add(name=name, type=type_).drift_comparator
+        measure = comparator.jensen_shannon_divergence if numeric else comparator.infinity_norm
+        measure.threshold = thresholds.get(name, default)
+    found = tfdv.validate_statistics(other, schema, previous_statistics=base)
+    values = {
         # The divergence of equal histograms may come out a rounding error below 0.
         info.path.step[0]: max(0.0, measurement.value)
         for info in found.drift_skew_info
-        for measurement in info.skew_measurements
+        for measurement in info.drift_measurements
     }
     return [
         _difference(
             feature.name,
-            (missing_share(training, feature.name), missing_share(serving, feature.name)),
+            (missing_share(base, feature.name), missing_share(other, feature.name)),
             "L-infinity" if feature.type == schema_pb2.BYTES else "Jensen-Shannon",
-            distances.get(feature.name),
-            thresholds.get(feature.name, THRESHOLD),
+            values.get(feature.name),
+            thresholds.get(feature.name, default),
         )
         for feature in schema.feature
     ]

@@ -135,7 +135,7 @@ def test_feature_named_like_a_kind_keeps_its_name_in_errors(name: str) -> None:
 def test_key_that_is_near_nothing_lists_the_known_ones() -> None:
     raw = valid()
     raw["split"]["zzz"] = 1
-    assert "unknown key 'split.zzz': expected one of kind, test_days, test_from" in error(raw)
+    assert "unknown key 'split.zzz': expected one of kind, test_days, test_from, train_from" in error(raw)
 
 
 @pytest.mark.parametrize(
@@ -381,8 +381,11 @@ def test_split_takes_dates_and_times_with_and_without_zone(written: str, moment:
 @pytest.mark.parametrize(
     ("split", "expected"),
     [
-        ({"kind": "random"}, "key 'split.kind': found 'random', expected one of time, leave_last_out, given"),
-        ({"kind": "leave_one_out"}, "expected one of time, leave_last_out, given; did you mean 'leave_last_out'?"),
+        ({"kind": "random"}, "key 'split.kind': found 'random', expected one of time, leave_last_out, given, rolling"),
+        (
+            {"kind": "leave_one_out"},
+            "expected one of time, leave_last_out, given, rolling; did you mean 'leave_last_out'?",
+        ),
         ({"kind": "leave_last_out", "test_from": "2017-12-01"}, "unknown key 'split.test_from': expected one of kind"),
         ({"kind": "given"}, "missing key 'split.test': found {'kind': 'given'}"),
         ({"kind": "given", "test": ""}, "key 'split.test': found ''; string should have at least 1 character"),

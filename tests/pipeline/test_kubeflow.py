@@ -236,6 +236,23 @@ def test_bad_choices(changes: dict[str, Any], message: str, tmp_path: Path, caps
     assert message in refused(capsys, write_spec(tmp_path, **changes), tmp_path / "p.yaml")
 
 
+@pytest.mark.parametrize(
+    ("key", "section"),
+    [
+        ("split", {"kind": "rolling", "test_days": 7}),
+        ("retrieval", {"warm_start": True}),
+        ("drift", {}),
+        ("retention", {"runs": 2}),
+    ],
+)
+def test_what_only_a_local_run_can_do_is_refused(
+    key: str, section: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = write_spec(tmp_path)
+    spec.write_text(yaml.safe_dump({**yaml.safe_load(spec.read_text()), key: section}))
+    assert f"found '{key}" in refused(capsys, spec, tmp_path / "p.yaml")
+
+
 def test_no_section_no_folder_no_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = write_spec(tmp_path)
     assert "there is no folder" in refused(capsys, spec, tmp_path / "missing" / "p.yaml")
