@@ -167,5 +167,5 @@ def _ranks(bits: tf.Tensor) -> tf.Tensor:
 def _rank_at_most(value: float) -> int:
     """The rank of the largest float16 at most ``value``: a float16 is at most the one where it is at most the other."""
     near = np.float16(value)
-    at_most = np.nextafter(near, np.float16(-np.inf)) if near > value else near
+    at_most = np.nextafter(near, np.float16(-np.inf)) if float(near) > value else near
     return int(_ranks(tf.constant(at_most.view(np.int16))))

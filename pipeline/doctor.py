@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 from packaging.requirements import Requirement
+from packaging.version import Version
 from rich.console import Console
 from rich.table import Table
 
 GIGABYTE = 10**9
 FREE_DISK = 5 * GIGABYTE
 MEMORY = 8 * GIGABYTE
-SET_UP_AGAIN = "run `make setup`"
+SETS = {(3, 11): "default (TFX 1.16)", (3, 12): "current (TFX 1.21)"}  # by the Python that each is locked for
+CURRENT_GLIBC = "2.39"
+SET_UP_AGAIN = "run `make setup PY=3.12`" if sys.version_info[:2] == (3, 12) else "run `make setup`"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def check(
     free_disk: int = FREE_DISK,
     memory: int = MEMORY,
 ) -> list[Check]:
-    """Look at Python, the packages, TensorFlow, ScaNN and the machine.
+    """Look at Python, the version set, the packages, TensorFlow, ScaNN and the machine.
 
     Args:
         folder: where the pipeline is to write; its disk is the one measured.
@@ -51,6 +55,8 @@ def check(
     """
     return [
         _python(),
+        _version_set(),
+        _current_set(*platform.libc_ver()),
         *_packages(distribution),
         _tried("tf.keras", "tf-keras, for tensorflow-recommenders", _keras),
         _tried("ScaNN", "exact neighbours from its TensorFlow ops", _scann),
@@ -77,8 +83,22 @@ def report(console: Console, checks: Sequence[Check] | None = None) -> int:
 
 
 def _python() -> Check:
-    version = platform.python_version()
-    return Check("Python", version.startswith("3.11."), version, "3.11", f"install Python 3.11, then {SET_UP_AGAIN}")
+    ok = sys.version_info[:2] in SETS
+    expected = " or ".join(f"{major}.{minor}" for major, minor in SETS)
+    return Check("Python", ok, platform.python_version(), expected, f"install Python 3.11, then {SET_UP_AGAIN}")
+
+
+def _version_set() -> Check:
+    found = SETS.get(sys.version_info[:2], "none")
+    return Check("version set", found != "none", found, " or ".join(SETS.values()), SET_UP_AGAIN)
+
+
+def _current_set(library: str, version: str) -> Check:
+    """Whether this system's C library runs the wheels of the current version set."""
+    ok = library == "glibc" and Version(version) >= Version(CURRENT_GLIBC)
+    found = f"{library} {version}" if library else "no glibc"
+    remedy = "`make demo PY=3.12` needs a newer system, such as Debian 13; the default set runs on this one"
+    return Check("current set runs here", ok, found, f"glibc {CURRENT_GLIBC} or later", remedy, required=False)
 
 
 def _packages(distribution: Distribution | None) -> Iterator[Check]:

@@ -1,10 +1,11 @@
 #!/bin/sh
 # The Complete Journey from the raw tables to answers: data, pipeline, model server, two questions. `make demo` calls
-# it in a project that is set up; DEMO_PORT (8500) is the server's port, and out/complete_journey has what it makes.
+# it in a project that is set up; BIN (.venv/bin) has the programs, DEMO_PORT (8500) is the server's port, and
+# out/complete_journey has what it makes.
 set -eu
 cd "$(dirname "$0")/../.."
 
-BIN=.venv/bin
+BIN=${BIN:-.venv/bin}
 EXAMPLE=examples/complete_journey
 OUT=out/complete_journey
 PORT=${DEMO_PORT:-8500}

@@ -121,7 +121,7 @@ def test_lines_of_one_basket_count_once() -> None:
     once, twice = (features([history], [[1]]) for history in ([(1, 5.0)], [(1, 5.0), (1, 5.0)]))
     for name, values in once.items():
         if name not in ("user_lines", "user_variety"):
-            assert values == twice[name], name
+            assert values == pytest.approx(twice[name], rel=1e-6), name
 
 
 def test_users_do_not_share_events() -> None:
@@ -129,7 +129,8 @@ def test_users_do_not_share_events() -> None:
     together = features(histories, [[0, 1], [0, 1]])
     for row, history in enumerate(histories):
         for name, values in features([history], [[0, 1]]).items():
-            np.testing.assert_array_equal(together[name][row], values[0], name)
+            # The last bit of a power is another beside other users, where TensorFlow computes several at once.
+            np.testing.assert_allclose(together[name][row], values[0], rtol=1e-6, err_msg=name)
 
 
 def test_padding_anywhere_is_no_event() -> None:

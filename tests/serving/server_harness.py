@@ -196,11 +196,14 @@ class ServerProcess:
             self.process.wait()
             raise AssertionError(f"the server did not start: {self.ready_line!r}, {self.log}")
         self.version, self.port = int(found[1] or 0), int(found[2])
-        # One retry policy for all would hide refused requests, so the channel has none.
-        target, options = (
-            f"localhost:{self.port}",
-            [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)],
-        )
+        # One retry policy for all would hide refused requests, so the channel has none. Connections of its own, because
+        # one to a server that was killed on this port waits before it is tried again.
+        target = f"localhost:{self.port}"
+        options = [
+            ("grpc.enable_retries", 0),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         if self._credentials is None:
             self.channel = grpc.insecure_channel(target, options=options)
         else:
