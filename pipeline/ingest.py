@@ -1,7 +1,8 @@
 """Ingest: the raw tables to examples, on Beam over Arrow chunks.
 
 One example a user, with the whole timeline: 1.5 million purchases are 2,500 examples, and no history is
-stored twice. Rows are grouped by user inside each chunk, so that Beam shuffles a few arrays a user.
+stored twice. Rows are grouped by user inside each chunk, so that Beam shuffles a few arrays a user. Nothing of
+TFX is imported here: every worker process of Beam would spend its first half minute on that.
 """
 
 import json
@@ -13,8 +14,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from tfx import v1 as tfx
-from tfx.types import artifact_utils
 
 from twotower.features import columns, records
 from twotower.features.errors import InputError
@@ -33,7 +32,6 @@ from twotower.features.spec import (
     VectorFeature,
 )
 from twotower.features.tables import read_chunks
-from twotower.pipeline.artifacts import Lookup, Summary
 
 SPLITS = ("train", "eval", "items")
 
@@ -45,23 +43,6 @@ def fingerprint(spec: Spec) -> str:
         status = file.stat()
         found[str(file)] = [status.st_size, status.st_mtime_ns]
     return json.dumps(found, sort_keys=True)
-
-
-@tfx.dsl.components.component(use_beam=True)
-def Ingest(  # noqa: N802 (a component's name)
-    examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
-    lookup: tfx.dsl.components.OutputArtifact[Lookup],
-    summary: tfx.dsl.components.OutputArtifact[Summary],
-    spec: tfx.dsl.components.Parameter[str],
-    fingerprint: tfx.dsl.components.Parameter[str],
-    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
-) -> None:
-    """Read, check, join and split the tables; also what a person looks up: histories and item descriptions."""
-    del fingerprint  # only there for the cache
-    counts = run(Spec.model_validate_json(spec), Path(examples.uri), Path(lookup.uri), beam_pipeline)
-    examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
-    examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
-    Path(summary.uri, "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from twotower.features.errors import InputError
 from twotower.features.kubeflow_choices import Kubeflow, KubeflowStep, Resources
 from twotower.features.model_choices import TwoTower
 from twotower.pipeline import pipeline
+from twotower.pipeline.beam_options import beam_args
 
 COMMAND = ("python", "-m", "twotower.pipeline.kubeflow_step")
 # The run's parameter that names the state of the tables.
@@ -30,10 +31,11 @@ TABLES = "tables"
 _FINGERPRINT = "fingerprint"
 
 
-def compile_spec(spec_path: Path, out: Path) -> None:
+def compile_spec(spec_path: Path, out: Path, beam_runner: str | None, beam_flags: Sequence[str]) -> None:
     """Write the pipeline of the spec to ``out``, a YAML file.
 
     The tables need not be here: the spec's relative paths are taken to start from its ``kubeflow.spec_folder``.
+    Beam's steps run on ``beam_runner`` with its options (see ``beam_options.beam_args``).
 
     Raises:
         InputError: the spec is bad, has no section ``kubeflow`` or names an unknown step, or the file cannot be
@@ -51,7 +53,7 @@ def compile_spec(spec_path: Path, out: Path) -> None:
     spec = specs.load(spec_path, base=Path(choices.spec_folder))
     _check_continuous(spec_path, spec)
     # Each step has a name of the caller's in its input instead.
-    built = pipeline.build(spec, Path(choices.out), fingerprint="")
+    built = pipeline.build(spec, Path(choices.out), "", beam_args(beam_runner, beam_flags))
     names = {step.id: sanitize_task_name(step.id) for step in built.components}
     _check_steps(spec_path, choices, names)
     compiled = _compile(built, choices, names)
@@ -96,6 +98,7 @@ def _compile(built: tfx.dsl.Pipeline, choices: Kubeflow, names: dict[str, str]) 
         pipeline_root=choices.pipeline_root,
         components=built.components,
         dsl_context_registry=built.dsl_context_registry,
+        beam_pipeline_args=built.beam_pipeline_args,
     )
     config = kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
         default_image=choices.image, default_commands=list(COMMAND), use_pipeline_spec_2_1=True

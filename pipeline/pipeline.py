@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,27 @@ from twotower.features.model_choices import TwoTower
 from twotower.features.spec import Spec
 from twotower.pipeline import servable_folders
 from twotower.pipeline.batch_recommend import BatchRecommend
+from twotower.pipeline.beam_options import IN_MEMORY
 from twotower.pipeline.build_index import BuildIndex
 from twotower.pipeline.check_servable import CheckServable
 from twotower.pipeline.compose import Compose
 from twotower.pipeline.drift import DriftValidator, logs_fingerprint
 from twotower.pipeline.evaluate_retrieval import EvaluateRetrieval
-from twotower.pipeline.ingest import Ingest
+from twotower.pipeline.ingest_step import Ingest
 from twotower.pipeline.last_blessed import last_blessed
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
 
-BEAM_ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
 
-
-def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
+def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN_MEMORY) -> tfx.dsl.Pipeline:
     """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``; touches no file.
 
     Args:
         spec: its paths are those that the steps will see.
         out: likewise.
         fingerprint: names the state of the tables; another one makes Ingest run again.
+        beam_args: say where its Beam steps run.
     """
     ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint)
     examples = ingest.outputs["examples"]
@@ -137,7 +138,7 @@ def build(spec: Spec, out: Path, fingerprint: str) -> tfx.dsl.Pipeline:
             *batch,
         ],
         enable_cache=True,
-        beam_pipeline_args=BEAM_ARGS,
+        beam_pipeline_args=list(beam_args),
     )
 
 

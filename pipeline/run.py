@@ -26,16 +26,26 @@ FULL = 1 << 20
 SHOWN = ("Recall", "NDCG", "MAP", "Coverage")
 
 
-def run(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
+def run(
+    spec_path: Path, out: Path, paths: Mapping[str, str], beam_runner: str | None, beam_flags: Sequence[str]
+) -> int:
     """Run the pipeline of the spec into ``out``; returns the exit status: 0, or 3 where nothing was pushed.
 
+    Its Beam steps run on ``beam_runner`` with its options (see ``beam_options.beam_args``).
+
     Raises:
-        InputError: the spec, a table or the folder is bad; what the failed step wrote is taken back.
+        InputError: the spec, a table, the folder or an option of Beam is bad; what the failed step wrote is taken back.
     """
     spec = specs.load(spec_path, paths)
     for table, file in spec.files:
         table.file_format(file)
-    return _alone(spec.name, out, lambda console: _run(spec, spec_path, out, console))
+
+    def work(console: Console) -> int:
+        with console.status("importing Beam"):
+            from twotower.pipeline.beam_options import beam_args
+        return _run(spec, spec_path, out, beam_args(beam_runner, beam_flags), console)
+
+    return _alone(spec.name, out, work)
 
 
 def refresh(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
@@ -56,11 +66,19 @@ def refresh(spec_path: Path, out: Path, paths: Mapping[str, str]) -> int:
     return _alone(spec.name, out, work)
 
 
-def batch(run: Path, version: int | None, users: str | None, k: int, out: Path, beam_args: Sequence[str]) -> int:
+def batch(
+    run: Path,
+    version: int | None,
+    users: str | None,
+    k: int,
+    out: Path,
+    beam_runner: str | None,
+    beam_flags: Sequence[str],
+) -> int:
     """Write the lists of all users of a finished run, or of those in a table, into ``out``; returns the exit status.
 
     Raises:
-        InputError: there is no such version, user or folder; see ``batch.recommend_all``.
+        InputError: there is no such version, user, folder or runner; see ``batch.recommend_all``.
     """
     lookup = run / "lookup"
     if not lookup.is_dir():
@@ -73,11 +91,12 @@ def batch(run: Path, version: int | None, users: str | None, k: int, out: Path, 
 
             from twotower.pipeline.batch import recommend_all
             from twotower.pipeline.batch_units import wanted_users
+            from twotower.pipeline.beam_options import beam_args
             from twotower.pipeline.pushed import pushed
         started = time.monotonic()
         model = pushed(run / "serving", version)
         wanted = None if users is None else wanted_users(users, model.spec)
-        pipeline = beam.Pipeline(options=PipelineOptions(list(beam_args)))
+        pipeline = beam.Pipeline(options=PipelineOptions(beam_args(beam_runner, beam_flags)))
         counts = recommend_all(model, sorted(lookup.resolve().glob("histories*")), wanted, k, out, pipeline)
         said = (
             f"lists of {counts['users']:,} users by version {model.version}: {counts['items']:,} items",
@@ -121,7 +140,7 @@ def _alone(name: str, out: Path, work: Callable[[Console], int]) -> int:
                 return 1
 
 
-def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
+def _run(spec: specs.Spec, spec_path: Path, out: Path, beam_args: Sequence[str], console: Console) -> int:
     # Imported here, after the terminal is ours: TFX takes 20 seconds and says a lot.
     with console.status("importing TFX"):
         from twotower.features.window import described, resolved
@@ -141,7 +160,7 @@ def _run(spec: specs.Spec, spec_path: Path, out: Path, console: Console) -> int:
     for folder in pushed_folders(spec, out).values():  # a server may watch them before the first push
         Path(folder).mkdir(parents=True, exist_ok=True)
     runner = LocalRunner(console)
-    runner.run(build(spec, out, fingerprint(spec)))
+    runner.run(build(spec, out, fingerprint(spec), beam_args))
     outputs = Outputs(out, spec.name)
     summary = summarize(spec, spec_path.read_text(encoding="utf-8"), outputs, runner.steps)
     report = out / "report.html"

@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/callers.md",
     "docs/rollout.md",
     "docs/skew.md",
+    "docs/beam.md",
     "benchmarks/README.md",
     "serving/client/README.md",
 )

@@ -1,5 +1,7 @@
 """A shop small enough to check by hand: raw examples, the real tf.Transform graph over them, and its output files."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,18 +135,20 @@ def parsed(examples: list[dict[str, Any]]) -> dict[str, tf.SparseTensor]:
     return tf.io.parse_example(serialized, {name: tf.io.VarLenFeature(kind) for name, kind in types.items()})  # type: ignore[no-any-return]
 
 
-def build(folder: Path) -> Shop:
+def build(folder: Path, beam_args: Sequence[str] = ("--direct_running_mode=in_memory",)) -> Shop:
     """Analyse the items and the users, and transform every split."""
     types = preprocessing.raw_feature_types(SPEC)
     metadata = tft.DatasetMetadata.from_feature_spec({name: tf.io.VarLenFeature(kind) for name, kind in types.items()})
     rows = [{name: example.get(name, []) for name in types} for example in [*ITEMS, *USERS]]
-    options = PipelineOptions(["--direct_running_mode=in_memory"])
-    with beam.Pipeline(options=options) as pipeline, tft_beam.Context(temp_dir=str(folder / "temp")):
+    with (
+        beam.Pipeline(options=PipelineOptions(list(beam_args))) as pipeline,
+        tft_beam.Context(temp_dir=str(folder / "temp")),
+    ):
         config = {"spec": SPEC.model_dump_json()}
         data = pipeline | beam.Create(rows)
-        transform_fn = (data, metadata) | tft_beam.AnalyzeDataset(
-            lambda inputs: preprocessing.preprocessing_fn(inputs, config)
-        )
+        # A worker process finds this function by its name, and a function of this file it would not.
+        preprocess = functools.partial(preprocessing.preprocessing_fn, custom_config=config)
+        transform_fn = (data, metadata) | tft_beam.AnalyzeDataset(preprocess)
         _ = transform_fn | tft_beam.WriteTransformFn(str(folder / "graph"))
     output = tft.TFTransformOutput(str(folder / "graph"))
     for split, examples in {"items": ITEMS[::-1], "train": USERS, "eval": EVAL}.items():

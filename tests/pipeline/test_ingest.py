@@ -17,7 +17,7 @@ from tfx.types import standard_artifacts
 
 from twotower.features.errors import InputError
 from twotower.features.spec import Spec
-from twotower.pipeline import artifacts, ingest
+from twotower.pipeline import artifacts, ingest, ingest_step
 
 SPLIT = 1_512_086_400  # 2017-12-01
 Row = dict[str, Any]
@@ -565,7 +565,7 @@ def test_component_fills_its_artifacts(shop: Shop) -> None:
     for name, artifact in found.items():
         artifact.uri = str(shop.folder / name)
         Path(artifact.uri).mkdir()
-    ingest.Ingest.test_call(spec=shop.spec().model_dump_json(), fingerprint="", beam_pipeline=pipeline(), **found)
+    ingest_step.Ingest.test_call(spec=shop.spec().model_dump_json(), fingerprint="", beam_pipeline=pipeline(), **found)
     assert found["examples"].split_names == '["train", "eval", "items"]'
     assert found["examples"].get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
     counts = json.loads((shop.folder / "summary" / "counts.json").read_text())

@@ -23,6 +23,7 @@ from tfx.utils import import_utils
 
 from twotower.features import spec as specs
 from twotower.pipeline import artifacts, cli, kubeflow_step, pipeline
+from twotower.pipeline.cli import main
 
 
 def write_spec(folder: Path, **changes: Any) -> Path:
@@ -234,6 +235,16 @@ def refused(capsys: pytest.CaptureFixture[str], spec: Path, out: Path) -> str:
 )
 def test_bad_choices(changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in refused(capsys, write_spec(tmp_path, **changes), tmp_path / "p.yaml")
+
+
+def test_options_of_beam_reach_the_containers(tmp_path: Path) -> None:
+    asked = ["compile", "--spec", str(write_spec(tmp_path)), "--out", str(tmp_path / "p.yaml")]
+    assert main([*asked, "--beam-runner", "flink", "--", "--flink_master=flink:8081", "--parallelism=4"]) == 0
+    compiled = CompiledPipeline(tmp_path / "p.yaml", str(tmp_path), tmp_path / "said")
+    for name in ("ingest", "statisticsgen", "transform", "evaluator"):
+        executor = compiled.spec.components[compiled.tasks[name].component_ref.name].executor_label
+        container = compiled.spec.deployment_spec["executors"][executor]["container"]
+        assert {"--runner=FlinkRunner", "--flink_master=flink:8081", "--parallelism=4"} <= set(container["args"])
 
 
 @pytest.mark.parametrize(
