@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cost_fit import Drivers, Fit
+from cost_fit import OF_STEP, Drivers, Fit
 
 # Drivers are counted in these: "100 x 3.1 s" is read sooner than "100,000,000 x 0.0000031 s".
 UNITS: Mapping[str, tuple[float, str]] = {
@@ -38,8 +38,9 @@ costs in [its results](../benchmarks/scale/results.md); nothing of this size was
 fitted cost times how many there are, and reaches far beyond the measured shops: take it as an order of magnitude."""
 TIME = """\
 Seconds of one core; purchases, users, items and draws in millions, asked users and lists in thousands, and the pairs
-that an exact search compares in billions. A step that is not here was finished by too few of the measured shops.
-The ranker was measured with one epoch; the default is two."""
+that an exact search compares in billions. The ranker's cost is that of one epoch; the default is two. A step with a *
+was finished by too few of the measured shops for a fit, and stands with what other benchmarks measured of its
+largest part alone:"""
 MEMORY = """\
 All steps but Ingest, StatisticsGen, Transform and Evaluator hold their data in the memory of one machine. The large
 arrays at once, as `defaults` has them, with every id known (`retrieval.min_id_count` leaves some out):"""
@@ -51,9 +52,42 @@ WORKERS = f"""\
 Only Ingest, StatisticsGen and Transform spread over workers (Evaluator is on Beam too, but reads 500 lists whatever the
 shop). A worker is one core that is busy {BUSY:.0%} of the time. Across processes Beam serialises what passes between
 stages: Ingest of 1,469,307 purchases took {ACROSS_PROCESSES} s for {IN_PROCESS} s
-([benchmarks](../benchmarks/README.md#ingest)), and the same {ACROSS_PROCESSES / IN_PROCESS:.2f} is assumed for every engine. Dask, Flink, Spark and Dataflow were not
-measured; they run the same Python code. The pipeline itself runs `in_memory` (`pipeline/pipeline.py`), which is one
-process and keeps every group of the shuffle in memory. Workers for `a day`:"""
+([benchmarks](../benchmarks/README.md#ingest)), {ACROSS_PROCESSES / IN_PROCESS:.2f} times as long, which is assumed for
+every engine. Dask, Flink, Spark and Dataflow were not measured; they run the same Python code. The pipeline itself runs
+`in_memory` (`pipeline/pipeline.py`), which is one process and keeps every group of the shuffle in memory. Workers for
+`a day`:"""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The largest part of a step's cost, from other benchmarks: seconds of a core for one of a driver, and the sum."""
+
+    step: str
+    driver: str
+    seconds: float
+    sum: str
+
+
+# All from benchmarks/README.md.
+PAPERS = (
+    Paper("Trainer.retrieval", "draws", 1 / 161_464, "161,464 examples/s (Training speed)"),
+    Paper("BuildIndex", "items", 2 * (29 + 36) / 1e6, "1,000,000 x 64 in 29 and 36 s, twice as wide here (Index)"),
+    Paper(
+        "EvaluateRetrieval",
+        "asked x items",
+        5 / (1_567 * 92_334),
+        "five rankings, each 1,567 users a second of 92,334 items (Index, exact)",
+    ),
+    Paper(
+        "Trainer.ranking", "lists", (71 + 35 / 2) / 11_670, "11,670 lists in 71 s, an epoch of them 17.5 s (Ranking)"
+    ),
+    Paper(
+        "CheckServable",
+        "asked",
+        2 * (6.2 + 0.9 + 6.2) / 1e3,
+        "recommend, retrieve and discover in 6.2, 0.9 and 6.2 ms, of two indexes (Recommend)",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -103,18 +137,39 @@ def duration(seconds: float) -> str:
 
 def page(seconds: Mapping[str, Fit], peaks: Mapping[str, Fit], plans: Sequence[Plan], measured: str) -> str:
     """The whole page; ``measured`` says on what shops the costs were measured."""
-    last = plans[-1].drivers
+    last, known = plans[-1].drivers, or_paper(seconds)
     parts = [
         ["# Sizing", "", INTRODUCTION, "", measured, "", *_plans_table(plans)],
         *([plan.why] for plan in plans),
-        ["## Time", "", TIME],
-        *(steps_table(seconds, plan) for plan in plans),
+        ["## Time", "", TIME, "", *_papers_table(seconds)],
+        *(steps_table(known, plan) for plan in plans),
         ["## Memory", "", MEMORY, "", *memory_table(last)],
         [PEAKS, "", *peaks_table(peaks, plans)],
         ["## Workers", "", WORKERS, "", *engines_table(seconds, plans[0])],
-        ["## What breaks first", "", *limits(seconds, peaks, plans)],
+        ["## What breaks first", "", *limits(known, peaks, plans)],
     ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def or_paper(seconds: Mapping[str, Fit]) -> dict[str, Fit]:
+    """The fits, and for steps without one what ``PAPERS`` says, marked with a *; in the pipeline's order."""
+    papers = {paper.step: Fit(0.0, {paper.driver: paper.seconds}, 0.0) for paper in PAPERS}
+    known: dict[str, Fit] = {}
+    for step in OF_STEP:
+        if step in seconds:
+            known[step] = seconds[step]
+        elif step in papers:
+            known[f"{step} *"] = papers[step]
+    return known
+
+
+def _papers_table(seconds: Mapping[str, Fit]) -> list[str]:
+    lines = ["| step | seconds for a | elsewhere | fitted | from |", "|---|---|---:|---:|---|"]
+    for paper in PAPERS:
+        unit, name = UNITS[paper.driver]
+        fitted = number(seconds[paper.step].each[paper.driver] * unit) if paper.step in seconds else "-"
+        lines.append(f"| {paper.step} | {name} | {number(paper.seconds * unit)} | {fitted} | {paper.sum} |")
+    return lines
 
 
 def _plans_table(plans: Sequence[Plan]) -> list[str]:

@@ -169,6 +169,22 @@ def test_the_page_shows_sums_that_come_out(costs: Any, sizing: Any) -> None:
     assert [sizing.duration(s) for s in (40, 600, 7_200, 200_000)] == ["40 s", "10 min", "2 h", "2.3 days"]
 
 
+def test_a_step_without_a_fit_stands_with_what_is_known(costs: Any, sizing: Any) -> None:
+    ingest = costs.Fit(12.0, {"purchases": 2e-5}, 0.1)
+    known = sizing.or_paper({"Ingest": ingest, "BuildIndex": ingest})
+    assert list(known) == [
+        "Ingest",
+        "Trainer.retrieval *",
+        "BuildIndex",
+        "EvaluateRetrieval *",
+        "Trainer.ranking *",
+    ] + ["CheckServable *"]
+    assert known["Ingest"] is known["BuildIndex"] is ingest
+    assert known["Trainer.retrieval *"].at({"draws": 161_464e3}) == pytest.approx(1_000)
+    assert known["BuildIndex"] != sizing.or_paper({})["BuildIndex *"]
+    assert sizing.or_paper({})["BuildIndex *"].at({"items": 1e7}) == pytest.approx(1_300)
+
+
 def test_memory_is_what_the_arrays_have(sizing: Any) -> None:
     found = sizing.held({"purchases": 1e8, "users": 1e7, "items": 1e7, "lists": 1e6})
     for one in found:
