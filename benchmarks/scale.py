@@ -222,7 +222,7 @@ def summary(found: Sequence[Measured]) -> str:
     rows = [one.shop.size.rows for one in found]
     spent = [sum(getattr(cost, what) for one in found for cost in one.steps.values()) for what in ("cpu", "seconds")]
     return (
-        f"Measured on {len(found)} synthetic shops of {min(rows):,} to {max(rows):,} purchases, in processor time on "
+        f"Measured on {len(found)} synthetic shops of {min(rows):,} to {max(rows):,} purchases, in processor time on\n"
         f"one thread; a run had {spent[0] / spent[1]:.2f} of a core, since other work shared the machine."
     )
 
@@ -249,7 +249,7 @@ def results(found: Sequence[Measured]) -> str:
     lines += ["", f"Core seconds of each step, by purchases / users / items (the second of two alike: {MORE}):", ""]
     lines += [f"| step | {' | '.join(sizes)} |", f"|---|{'---:|' * len(shown)}"]
     for step in names:
-        cells = [f"{one.steps[step].cpu:.1f}" if step in one.steps else "-" for one in shown]
+        cells = [f"{one.steps[step].cpu:.1f}" if step in one.steps else "" for one in shown]
         lines.append(f"| {step} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_fit_table(fits(found, "cpu")), "", *_line_table(line(found))]) + "\n"
 

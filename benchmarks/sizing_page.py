@@ -274,12 +274,12 @@ def memory_table(drivers: Drivers) -> list[str]:
 def peaks_table(fits: Mapping[str, Fit], plans: Sequence[Plan]) -> list[str]:
     """Peaks of the process, extrapolated from those that were measured."""
     lines = [
-        f"| step | most memory measured, GB | {' | '.join(f'{plan.name}, GB' for plan in plans)} |",
+        f"| step | worst | {' | '.join(f'{plan.name}, MB' for plan in plans)} |",
         f"|---|---|{'---|' * len(plans)}",
     ]
     for step, found in fits.items():
         sums = [f"{arithmetic(found, plan.drivers)} = {number(found.at(plan.drivers))}" for plan in plans]
-        lines.append(f"| {step} | ± {found.worst:.0%} | {' | '.join(sums)} |")
+        lines.append(f"| {step} | {found.worst:.0%} | {' | '.join(sums)} |")
     return lines
 
 

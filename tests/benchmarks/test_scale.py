@@ -172,16 +172,11 @@ def test_the_page_shows_sums_that_come_out(costs: Any, sizing: Any) -> None:
 def test_a_step_without_a_fit_stands_with_what_is_known(costs: Any, sizing: Any) -> None:
     ingest = costs.Fit(12.0, {"purchases": 2e-5}, 0.1)
     known = sizing.or_paper({"Ingest": ingest, "BuildIndex": ingest})
-    assert list(known) == [
-        "Ingest",
-        "Trainer.retrieval *",
-        "BuildIndex",
-        "EvaluateRetrieval *",
-        "Trainer.ranking *",
-    ] + ["CheckServable *"]
+    marked = {step for step in known if step.endswith(" *")}
+    assert marked == {"Trainer.retrieval *", "EvaluateRetrieval *", "Trainer.ranking *", "CheckServable *"}
+    assert next(iter(known)) == "Ingest"
     assert known["Ingest"] is known["BuildIndex"] is ingest
     assert known["Trainer.retrieval *"].at({"draws": 161_464e3}) == pytest.approx(1_000)
-    assert known["BuildIndex"] != sizing.or_paper({})["BuildIndex *"]
     assert sizing.or_paper({})["BuildIndex *"].at({"items": 1e7}) == pytest.approx(1_300)
 
 
