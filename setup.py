@@ -71,6 +71,8 @@ setup(
             "kubernetes-validate>=1.36",
             "compose-spec>=0.2.1",
             "mypy>=1.10",
+            # benchmarks/watched_run.py
+            "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.6",

@@ -148,7 +148,7 @@ def _repeated(items: Int64, first: Int64, counts: Int64, random: np.random.Gener
     # An earlier purchase may be a repeat itself: halve the way to its origin until nothing moves.
     while (source != source[source]).any():
         source = source[source]
-    return items[source]
+    return np.asarray(items[source])
 
 
 def _zipf(kinds: int, count: int, random: np.random.Generator) -> Int64:

@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/callers.md",
     "docs/rollout.md",
     "docs/skew.md",
+    "docs/sizing.md",
     "benchmarks/README.md",
     "serving/client/README.md",
 )
