@@ -243,12 +243,6 @@ def held(drivers: Drivers) -> list[Held]:
             items * 2 * FLOAT * GRAPH,
         ),
         Held(
-            "scores of 200 users that scale the graph's factors, and their copy",
-            "Trainer.retrieval",
-            f"200 x {number(items)} x 4 x 2",
-            200 * items * FLOAT * 2,
-        ),
-        Held(
             "the catalogue's vectors, and the index's copy of them",
             "BuildIndex, EvaluateRetrieval, the server",
             f"{number(items)} x ({WIDTH} + {GRAPH}) x 4 x 2",

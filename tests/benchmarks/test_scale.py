@@ -214,7 +214,7 @@ while time.process_time() < end: pass
 print("      ran in 1.0 s", flush=True)
 print(" 2/3 Second", flush=True)
 print("    1,234 lists at 6 snapshots, 5 positives, 7 features", flush=True)
-held = bytearray(b"1" * 200_000_000)
+held = b"1" * 200_000_000
 time.sleep(2.5)
 print("      cached in 2.5 s", flush=True)
 print(" 3/3 Third", flush=True)
