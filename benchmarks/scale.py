@@ -219,6 +219,8 @@ def line(found: Sequence[Measured]) -> list[Measured]:
 
 def summary(found: Sequence[Measured]) -> str:
     """On what the costs were measured, in a sentence."""
+    if not found:
+        return "No shop was measured yet: all costs are those that other benchmarks measured (*)."
     rows = [one.shop.size.rows for one in found]
     spent = [sum(getattr(cost, what) for one in found for cost in one.steps.values()) for what in ("cpu", "seconds")]
     return (
@@ -229,6 +231,8 @@ def summary(found: Sequence[Measured]) -> str:
 
 def results(found: Sequence[Measured]) -> str:
     """The page of what was measured: the shops, each step's seconds, the fit, and how straight the line is."""
+    if not found:
+        return f"# Scale\n\n{summary(found)}\n"
     shown = sorted(found, key=lambda one: (one.shop.size.rows, one.shop.size.users, one.shop.size.items, one.asked))
     names = list(OF_STEP)
     lines = [

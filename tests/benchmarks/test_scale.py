@@ -181,7 +181,13 @@ def test_a_step_without_a_fit_stands_with_what_is_known(costs: Any, sizing: Any)
     assert next(iter(known)) == "Ingest"
     assert known["Ingest"] is known["BuildIndex"] is ingest
     assert known["Trainer.retrieval *"].at({"draws": 161_464e3}) == pytest.approx(1_000)
-    assert sizing.or_paper({})["BuildIndex *"].at({"items": 1e7}) == pytest.approx(1_300)
+    papers = sizing.or_paper({})
+    assert papers["BuildIndex *"].at({"items": 1e7}) == pytest.approx(1_300)
+    # Two measurements of one step add up to the larger of them.
+    assert papers["Ingest *"].at({"purchases": 1_469_307, "items": 92_334}) == pytest.approx(17.4, abs=0.01)
+    drivers = {"purchases": 1_469_307.0, "items": 92_334.0, "asked": 0.0, "lists": 1.0, "draws": 0.0}
+    first = sizing.engines_table(papers, sizing.Plan("a day", drivers, ""))[2]
+    assert first == "| direct, `in_memory` | 17.4 | one, done in 17.4 s | one, done in 17.4 s |"
 
 
 def test_memory_is_what_the_arrays_have(sizing: Any) -> None:
