@@ -250,7 +250,9 @@ def results(found: Sequence[Measured]) -> str:
         peak = max(cost.peak_mb for cost in costs) / 1e3
         lines.append(f"| {' | '.join(f'{n:,}' for n in counts)} | {sums[0]:,.0f} | {sums[1]:,.0f} | {peak:.1f} |")
     sizes = [f"{o.shop.size.rows:,} / {o.shop.size.users:,} / {o.shop.size.items:,}" for o in shown]
-    lines += ["", f"Core seconds of each step, by purchases / users / items (the second of two alike: {MORE}):", ""]
+    alike = f" (the second of two alike: {MORE})" if len(set(sizes)) < len(sizes) else ""
+    said = f"Core seconds of each step, by purchases / users / items{alike}; a step without a number was not finished:"
+    lines += ["", said, ""]
     lines += [f"| step | {' | '.join(sizes)} |", f"|---|{'---:|' * len(shown)}"]
     for step in names:
         cells = [f"{one.steps[step].cpu:.1f}" if step in one.steps else "" for one in shown]
@@ -268,7 +270,10 @@ def _fit_table(fitted: dict[str, Fit]) -> list[str]:
 
 
 def _line_table(found: Sequence[Measured]) -> list[str]:
-    groups = {"Ingest, StatisticsGen and Transform": ON_BEAM, **{name: (name,) for name in OF_STEP}}
+    groups = {
+        "Ingest, StatisticsGen and Transform": ON_BEAM,
+        **{name: (name,) for name, drivers in OF_STEP.items() if drivers},
+    }
     lines = ["| on the line | first decade | second decade | deviation |", "|---|---:|---:|---:|"]
     rows = [one.shop.size.rows for one in found]
     for name, steps in groups.items():
