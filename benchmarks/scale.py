@@ -282,6 +282,8 @@ def _line_table(found: Sequence[Measured]) -> list[str]:
         costs = [sum(one.steps[step].cpu for step in steps) for one in found]
         each = [1e6 * (b - a) / (m - n) for a, b, n, m in zip(costs, costs[1:], rows, rows[1:], strict=False)]
         lines.append(f"| {name} | {each[0]:.1f} | {each[1]:.1f} | {bend(rows, costs):+.0%} |")
+    if len(lines) == 2:
+        return ["No step that depends on the shop was finished by all three shops on the line."]
     return ["Core microseconds that a purchase more costs, with a tenth of a user and of an item:", "", *lines]
 
 

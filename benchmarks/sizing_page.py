@@ -19,7 +19,7 @@ UNITS: Mapping[str, tuple[float, str]] = {
     "asked x items": (1e9, "billion asked x items"),
     "lists x items": (1e9, "billion lists x items"),
 }
-ON_BEAM = ("Ingest", "StatisticsGen", "Transform")
+ON_BEAM: tuple[str, ...] = ("Ingest", "StatisticsGen", "Transform")
 # In the same process and after a process boundary: Ingest of 1,469,307 purchases, in benchmarks/README.md.
 IN_PROCESS, ACROSS_PROCESSES = 17.4, 39.7
 # Share of a worker's time that a job of many workers gets done, with stragglers and a start.
