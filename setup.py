@@ -110,6 +110,8 @@ setup(
             "compose-spec>=0.2.1",
             "mypy>=1.10",
             "prometheus-client>=0.20",
+            # benchmarks/watched_run.py
+            "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.6",

@@ -60,8 +60,7 @@ class GraphFactors(tf.Module):
         rank = min(dim + 1, *graph.shape)
         _, _, vectors = randomized_svd(graph, rank, n_iter=POWER_ITERATIONS, random_state=seed)
         items = np.asarray(vectors[1:].T, np.float32)
-        scores = (graph[:SCALE_USERS] @ items @ items.T)[:, kept]
-        return cls(items / max(np.sqrt(scores.std()), 1e-6), degree)
+        return cls(items / max(np.sqrt(deviation(graph[:SCALE_USERS] @ items, items[kept])), 1e-6), degree)
 
     def items(self, rows: tf.Tensor) -> tf.Tensor:
         """Catalogue rows [b] (the catalogue's size = unknown) to [b, dim]."""
@@ -79,3 +78,10 @@ class GraphFactors(tf.Module):
         """See ``HoldsTables``."""
         self._items = stored(self._items.values(), precision)
         self._history = stored(self._history.values(), precision)
+
+
+def deviation(queries: Float32, items: Float32) -> float:
+    """Standard deviation of all products of queries [n, dim] and items [m, dim], without the n x m matrix of them."""
+    mean = queries.mean(axis=0, dtype=np.float64) @ items.mean(axis=0, dtype=np.float64)
+    square = np.sum((queries.T @ queries).astype(np.float64) * (items.T @ items)) / (len(queries) * len(items))
+    return float(np.sqrt(max(square - mean**2, 0.0)))

@@ -22,6 +22,7 @@ DOCUMENTS = (
     "docs/rollout.md",
     "docs/skew.md",
     "docs/beam.md",
+    "docs/sizing.md",
     "benchmarks/README.md",
     "serving/client/README.md",
 )

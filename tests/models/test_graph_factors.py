@@ -1,10 +1,12 @@
 """Graph factors: they tell groups of items apart, and leave out what is rare."""
 
+import tracemalloc
+
 import numpy as np
 import tensorflow as tf
 
 from twotower.features.timelines import Timelines
-from twotower.models.graph_factors import GraphFactors
+from twotower.models.graph_factors import GraphFactors, deviation
 
 
 def history() -> Timelines:
@@ -48,6 +50,17 @@ def test_the_scores_of_users_have_a_standard_deviation_of_one() -> None:
     items = timelines.padded(5, 12)[0]
     scores = (graph.history(tf.constant(items)) @ tf.transpose(graph.items(tf.range(11)))).numpy()
     assert abs(scores.std() - 1) < 0.1
+
+
+def test_the_deviation_of_scores_needs_no_matrix_of_them() -> None:
+    random = np.random.default_rng(1)
+    queries, items = (random.normal(0.3, 1, (n, 4)).astype(np.float32) for n in (30, 50))
+    np.testing.assert_allclose(deviation(queries, items), (queries @ items.T).std(), rtol=1e-5)
+    tracemalloc.start()
+    # The matrix would take 240 MB.
+    deviation(queries, np.ones((2_000_000, 4), np.float32))
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
 
 
 def test_there_are_no_more_factors_than_items() -> None:
