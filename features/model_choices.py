@@ -15,6 +15,13 @@ HistoryEncoding = Literal["mean", "attention", "self_attention"]
 Similarity = Literal["dot", "cosine"]
 
 
+class Distribution(Section):
+    """How the processes of a cluster train together; ``TF_CONFIG`` says where they are."""
+
+    strategy: Literal["multi_worker", "parameter_server"]
+    shard_mb: float = Field(16.0, gt=0)
+
+
 class TwoTower(Section):
     """The two towers and their training."""
 
@@ -44,6 +51,7 @@ class TwoTower(Section):
     learning_rate_schedule: Literal["constant", "warmup_cosine"] = "constant"
     validation_days: int = Field(0, ge=0)
     affinity_weight: float = Field(0.3, gt=0, le=1)
+    distribution: Distribution | None = None
 
 
 class _IdModel(Section):
