@@ -6,6 +6,7 @@ TensorFlow joins a cluster at the start of a process or never, and leaves it at 
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def take_part(task: Path, wait: float) -> None:
         except BaseException:
             member.kill()
             raise
+    if status == -signal.SIGALRM:
+        raise ClusterError(f"a process of the cluster did not appear, or was lost; the last that was heard: {last}")
     if status == BAD_INPUT:
         raise InputError(last)
     if status:

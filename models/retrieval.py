@@ -60,9 +60,7 @@ def fit(data: TrainingData) -> Towers:
         dataset = batches(None)
         model.create_variables(next(iter(dataset)))
         workers = len(strategy.cluster_resolver.cluster_spec().job_tasks("worker"))
-        parameter_servers.train(
-            model, dataset, epochs=choice.epochs, steps=steps, workers=workers, callbacks=callbacks
-        )
+        parameter_servers.train(model, dataset, epochs=choice.epochs, steps=steps, workers=workers, callbacks=callbacks)
     else:
         dataset = strategy.distribute_datasets_from_function(batches)
         model.fit(dataset, epochs=choice.epochs, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
@@ -71,12 +69,19 @@ def fit(data: TrainingData) -> Towers:
     return towers
 
 
-def local_copy(data: TrainingData, checkpoint: str) -> Towers:
-    """The towers that a ``tf.train.Checkpoint`` of ``query`` and ``candidate`` holds, without a strategy."""
+def local_copy(data: TrainingData, trained: Towers) -> Towers:
+    """Towers ``trained`` under a strategy, as one process would have trained them; a table's shards become one."""
     model, train, events = _untrained(data)
     dataset = training_dataset(data.spec, train, len(data.catalogue), events, data.spec.seed)
     model.create_variables(next(iter(dataset)))
-    tf.train.Checkpoint(query=model.query, candidate=model.candidate).read(checkpoint).assert_consumed()
+    for tower, copy in zip((trained.query, trained.candidate), (model.query, model.candidate), strict=True):
+        parts = (variable.numpy() for variable in tower.trainable_variables)
+        for variable in copy.trainable_variables:
+            rows = [next(parts)]
+            while sum(len(part) for part in rows if part.ndim) < (variable.shape[0] if variable.shape.rank else 0):
+                rows.append(next(parts))
+            variable.assign(np.concatenate(rows) if len(rows) > 1 else rows[0])
+    model.candidate.set_prior(TrainingEvents.choose(data.spec, data.train, len(data.catalogue)).log_prior)
     return Towers(model.query, model.candidate)
 
 
@@ -172,7 +177,7 @@ class Retrieval(tfrs.models.Model):
         return {"item_id": rows, **{name: tf.gather(table, rows) for name, table in self._catalogue.items()}}
 
     def compute_loss(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The step's mean softmax loss, or a replica's part of it; ``inputs`` are as ``training_dataset`` yields them."""
+        """The step's mean softmax loss, or a replica's part of it; ``inputs`` as ``training_dataset`` yields them."""
         positives = inputs["positive"]
         number = self._choice.uniform_negatives // self.distribute_strategy.num_replicas_in_sync
         uniform = tf.random.uniform([number], maxval=self._n_items, dtype=positives.dtype)

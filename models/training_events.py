@@ -113,7 +113,8 @@ def training_dataset(
     worker alone, replica by replica.
 
     Yields:
-        query features of q queries, a replica's share, and ``positive`` [q * events_per_user] catalogue rows, a query's side by side.
+        query features of q queries, a replica's share, and ``positive`` [q * events_per_user] catalogue rows, a
+        query's side by side.
     """
     choice = two_tower(spec)
     queries = Queries(spec, train, n_items)

@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
         run.add_argument(f"--{table}", metavar="PATH", help=f"the {table} table, instead of the spec's path")
     run.set_defaults(command=_run)
 
+    _add_worker(commands)
+
     refresh = commands.add_parser(
         "refresh",
         help="serve the items table as it is now, without training",
@@ -162,6 +164,20 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _add_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    worker = commands.add_parser(
+        "worker",
+        help="train with a `twotower run` on another machine",
+        description="Wait for the Trainer step of the run in --out, which every machine of the cluster sees under the\n"
+        "same path, and take the part in it that TF_CONFIG names. Exit status: 0 done, 1 failed, 2 bad input.",
+        epilog="example:\n  twotower worker --out /shared/out/complete_journey",
+        formatter_class=RAW,
+    )
+    worker.add_argument("--out", type=Path, required=True, help="folder of the run")
+    worker.add_argument("--wait", type=float, default=21600, help="seconds to wait for the chief (default: 21600)")
+    worker.set_defaults(command=_worker)
+
+
 # Each command imports what it needs itself: TFX alone takes 20 seconds, and asking a server needs none of it.
 
 
@@ -170,6 +186,12 @@ def _run(options: argparse.Namespace) -> int:
 
     paths = {table: getattr(options, table) for table in TABLES if getattr(options, table) is not None}
     return run(options.spec, options.out.absolute(), paths)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from twotower.pipeline.worker import worker
+
+    return worker(options.out.absolute(), options.wait)
 
 
 def _refresh(options: argparse.Namespace) -> int:

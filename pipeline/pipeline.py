@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -10,6 +12,7 @@ from tfx import v1 as tfx
 from tfx.orchestration import metadata
 from tfx.types import channel
 
+from twotower.features.model_choices import TwoTower
 from twotower.features.spec import Spec
 from twotower.pipeline import servables
 from twotower.pipeline.build_index import BuildIndex
@@ -20,6 +23,7 @@ from twotower.pipeline.ingest import Ingest, fingerprint
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
+from twotower.pipeline.worker import cluster_folder
 
 BEAM_ARGS = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
 
@@ -47,7 +51,9 @@ def build(spec: Spec, out: Path) -> tfx.dsl.Pipeline:
         "transform_graph": transform.outputs["transform_graph"],
         "transformed_examples": transform.outputs["transformed_examples"],
     }
-    retrieval_trainer = _trainer("retrieval", transformed, _json(spec, keep=("retrieval", "serving.embeddings")))
+    retrieval_trainer = _trainer(
+        "retrieval", transformed, _json(spec, keep=("retrieval", "serving.embeddings")), cluster=_cluster(spec, out)
+    )
     retrieval = retrieval_trainer.outputs["model"]
     index = BuildIndex(model=retrieval, spec=_json(spec, keep=("retrieval", "serving")), **transformed)
     retrieval_evaluation = EvaluateRetrieval(
@@ -140,15 +146,25 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
     return str(spec.model_dump_json(by_alias=True, exclude=exclude))
 
 
+def _cluster(spec: Spec, out: Path) -> dict[str, str]:
+    """Where the chief meets those who train with it, if it does not train alone."""
+    alone = not isinstance(spec.retrieval, TwoTower) or spec.retrieval.distribution is None
+    return {} if alone else {"cluster_folder": str(cluster_folder(out))}
+
+
 def _trainer(
-    name: str, transformed: dict[str, channel.BaseChannel], spec: str, base_model: channel.BaseChannel | None = None
+    name: str,
+    transformed: dict[str, channel.BaseChannel],
+    spec: str,
+    base_model: channel.BaseChannel | None = None,
+    cluster: Mapping[str, str] = MappingProxyType({}),
 ) -> tfx.components.Trainer:
     return tfx.components.Trainer(
         run_fn=f"twotower.models.{name}_trainer.run_fn",
         examples=transformed["transformed_examples"],
         transform_graph=transformed["transform_graph"],
         base_model=base_model,
-        custom_config={"spec": spec},
+        custom_config={"spec": spec, **cluster},
     ).with_id(f"Trainer.{name}")
 
 
