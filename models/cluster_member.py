@@ -65,11 +65,11 @@ def take_part(task: Path, wait: float) -> None:
     if serves:
         _serve(cluster, wait)
         return
-    if not cluster.is_chief:
-        wait_for(cluster.chief, "the chief", wait)
     # A server needs none of this, and its memory is for its shards.
     from twotower.models.cluster_training import train
 
+    if not cluster.is_chief:
+        wait_for(cluster.chief, "the chief", wait)
     train(task, cluster, wait)
     if not cluster.is_chief:
         # Who left now would look lost to the chief, which still writes.

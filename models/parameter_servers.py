@@ -44,6 +44,8 @@ def train(
     """
     strategy = tf.distribute.get_strategy()
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    # The optimizer's slots, each beside its variable.
+    model.optimizer.build(model.trainable_variables)
 
     @tf.function(input_signature=[batches.element_spec])
     def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:

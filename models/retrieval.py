@@ -74,7 +74,11 @@ def local_copy(data: TrainingData, trained: Towers) -> Towers:
     model, train, events = _untrained(data)
     dataset = training_dataset(data.spec, train, len(data.catalogue), events, data.spec.seed)
     model.create_variables(next(iter(dataset)))
-    for tower, copy in zip((trained.query, trained.candidate), (model.query, model.candidate), strict=True):
+    pairs: list[tuple[tf.keras.Model, tf.keras.Model]] = [
+        (trained.query, model.query),
+        (trained.candidate, model.candidate),
+    ]
+    for tower, copy in pairs:
         parts = (variable.numpy() for variable in tower.trainable_variables)
         for variable in copy.trainable_variables:
             rows = [next(parts)]
