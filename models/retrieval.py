@@ -11,6 +11,7 @@ import tensorflow_recommenders as tfrs
 
 from twotower.features.spec import Spec
 from twotower.models import parameter_servers
+from twotower.models.cluster import Cluster
 from twotower.models.contract import Towers, TrainingData
 from twotower.models.early_stopping import KeepBest, before
 from twotower.models.graph_factors import GraphFactors
@@ -59,7 +60,7 @@ def fit(data: TrainingData) -> Towers:
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         dataset = batches(None)
         model.create_variables(next(iter(dataset)))
-        workers = len(strategy.cluster_resolver.cluster_spec().job_tasks("worker"))
+        workers = len(Cluster.of_environment().jobs["worker"])
         parameter_servers.train(model, dataset, epochs=choice.epochs, steps=steps, workers=workers, callbacks=callbacks)
     else:
         dataset = strategy.distribute_datasets_from_function(batches)
