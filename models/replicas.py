@@ -15,6 +15,8 @@ def own_first(values: tf.Tensor) -> tf.Tensor:
     """
     context = tf.distribute.get_replica_context()
     gathered = context.all_gather(values, axis=0)
+    # Gathering forgets the static shape, which the loss asks for.
+    gathered.set_shape([context.num_replicas_in_sync * values.shape[0], *values.shape[1:]])
     return tf.roll(gathered, -context.replica_id_in_sync_group * values.shape[0], axis=0)
 
 
