@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -37,7 +38,7 @@ from twotower.pipeline.worker import cluster_folder
 
 ROOT = Path(__file__).parents[2]
 # Importing TensorFlow takes most of it where the machine is busy.
-LIMIT = 180
+LIMIT = 300
 EPOCHS = 4
 # What does not depend on which process draws it, so that the curves can be compared number by number.
 SETTINGS = {
@@ -49,6 +50,9 @@ SETTINGS = {
     "id_dropout": 0.0,
     "learning_rate": 0.01,
 }
+
+# Of the last epoch's loss over seeds 1 to 8 in one process, with uniform negatives and id dropout; the first's is 1.7.
+SEEDS_MEAN, SEEDS_DEVIATION = 0.29, 0.12
 
 
 def addresses(jobs: Mapping[str, int]) -> dict[str, list[str]]:
@@ -71,8 +75,10 @@ def config(jobs: Mapping[str, list[str]], job: str, index: int) -> str:
 def processes(
     jobs: Mapping[str, list[str]], command: list[str], without: str = ""
 ) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The command once for each task; ``{task}`` in it is its name. None of them outlives the block."""
+    """The command once for each task; ``{task}`` in it is its name. None outlives the block, or twice the limit."""
     started: dict[str, subprocess.Popen[str]] = {}
+    late = threading.Timer(2 * LIMIT, lambda: [process.kill() for process in started.values()])
+    late.start()
     try:
         for job, found in jobs.items():
             for index in range(0 if job == without else len(found)):
@@ -92,6 +98,7 @@ def processes(
                 )
         yield started
     finally:
+        late.cancel()
         for process in started.values():
             process.kill()
             process.wait()
@@ -102,8 +109,10 @@ def ended(started: Mapping[str, subprocess.Popen[str]]) -> dict[str, tuple[int, 
     until = time.monotonic() + LIMIT
     found = {}
     for name, process in started.items():
-        said, _ = process.communicate(timeout=max(1.0, until - time.monotonic()))
-        found[name] = process.returncode, said
+        # Not communicate, which closes the standard input: a cluster's process ends when that does.
+        status = process.wait(timeout=max(1.0, until - time.monotonic()))
+        assert process.stdout is not None
+        found[name] = status, process.stdout.read()
     return found
 
 
@@ -190,10 +199,8 @@ def test_parameter_servers_train_to_the_same_loss(shop: tiny_shop.Shop, tmp_path
     distribution = {"strategy": "parameter_server", "shard_mb": 1e-4}
     found = together(shop, folder, {"chief": 1, "worker": 2, "ps": 2}, distribution=distribution, **changed)
     assert {status for status, _ in found.values()} == {0}, found
-    seeds = np.array([alone(shop, tmp_path / str(seed), seed=seed, **changed) for seed in range(1, 5)])
-    noise = seeds.std(axis=0, ddof=1)
-    # Gradients are a few steps late, which costs the first epochs a little; the last one is within the seeds' noise.
-    assert abs(curve(folder)[-1] - seeds[:, -1].mean()) < max(4 * noise[-1], 0.1)
+    # Neither the order of the steps nor their lateness is the same twice: held to the noise of one process's seeds.
+    assert abs(curve(folder)[-1] - SEEDS_MEAN) < 4 * SEEDS_DEVIATION
     items, users = vectors(shop, folder)
     assert np.isfinite(items).all()
     assert np.isfinite(users).all()
@@ -207,9 +214,8 @@ def test_a_lost_worker_ends_the_training(shop: tiny_shop.Shop, tmp_path: Path) -
         assert chief.stdout is not None
         assert any("epoch 2/" in line for line in chief.stdout)
         started["worker0"].send_signal(signal.SIGKILL)
-        said, _ = chief.communicate(timeout=90)
-    assert chief.returncode == 1
-    assert "a process of the cluster was lost" in said.strip().splitlines()[-1]
+        assert chief.wait(timeout=LIMIT) == 1
+        assert "a process of the cluster was lost" in chief.stdout.read().strip().splitlines()[-1]
     assert not (tmp_path / "model").exists()
 
 
