@@ -116,7 +116,9 @@ def table(config: str, rows: int, dim: int, answers: Queue[tuple[str, Any]]) -> 
             step(ids)
     seconds = time.monotonic() - started
     sizes: dict[str, int] = {}
-    for variable in [*layer.trainable_variables, *optimizer.variables]:
+    # A sharded slot is one variable to the optimizer.
+    slots = [part for slot in optimizer.variables for part in getattr(slot, "variables", [slot])]
+    for variable in [*layer.trainable_variables, *slots]:
         place = tf.DeviceSpec.from_string(variable.device)
         name = f"{place.job} {place.task}"
         sizes[name] = sizes.get(name, 0) + int(np.prod(variable.shape)) * variable.dtype.size

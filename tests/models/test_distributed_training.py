@@ -77,7 +77,12 @@ def processes(
 ) -> Iterator[dict[str, subprocess.Popen[str]]]:
     """The command once for each task; ``{task}`` in it is its name. None outlives the block, or twice the limit."""
     started: dict[str, subprocess.Popen[str]] = {}
-    late = threading.Timer(2 * LIMIT, lambda: [process.kill() for process in started.values()])
+
+    def kill() -> None:
+        for process in started.values():
+            process.kill()
+
+    late = threading.Timer(2 * LIMIT, kill)
     late.start()
     try:
         for job, found in jobs.items():
@@ -99,8 +104,8 @@ def processes(
         yield started
     finally:
         late.cancel()
+        kill()
         for process in started.values():
-            process.kill()
             process.wait()
 
 
@@ -172,11 +177,13 @@ def test_a_trainer_step_and_a_worker_train_as_one_process_does(
             )
         )
         assert {status for status, _ in ended(started).values()} == {0}
-    np.testing.assert_allclose(curve(two), expected, rtol=1e-3)
+    np.testing.assert_allclose(curve(two), expected, rtol=1e-4)
     assert expected[0] - expected[-1] > 0.1
-    # The chief's model is saved once, whole, and is the one worker's.
-    for ours, theirs in zip(vectors(shop, two), vectors(shop, one), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=5e-3)
+    # The chief's model is saved once, whole, and is the one process's. But for what all items have in common: no score
+    # depends on it, so that its gradient is rounding, by which Adam moves it all the same.
+    (our_items, our_users), (items, users) = vectors(shop, two), vectors(shop, one)
+    np.testing.assert_allclose(our_items - our_items.mean(axis=0), items - items.mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(our_users, users, atol=1e-3)
 
 
 def test_gradients_of_two_replicas_are_those_of_the_whole_step(tmp_path: Path) -> None:
