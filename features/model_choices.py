@@ -16,6 +16,13 @@ HistoryEncoding = Literal["mean", "attention", "self_attention"]
 Similarity = Literal["dot", "cosine"]
 
 
+class Distribution(Section):
+    """How the processes of a cluster train together; ``TF_CONFIG`` says where they are."""
+
+    strategy: Literal["multi_worker", "parameter_server"]
+    shard_mb: float = Field(16.0, gt=0)
+
+
 class TwoTower(Section):
     """The two towers and their training."""
 
@@ -45,6 +52,7 @@ class TwoTower(Section):
     learning_rate_schedule: Literal["constant", "warmup_cosine"] = "constant"
     validation_days: int = Field(0, ge=0)
     affinity_weight: float = Field(0.3, gt=0, le=1)
+    distribution: Distribution | None = None
     warm_start: bool = False
     warm_epochs: Positive | None = None
 
@@ -56,6 +64,8 @@ class TwoTower(Section):
             raise ValueError("warm_start: the last model has learnt from these validation_days; expected 0 of them")
         if self.warm_epochs is not None and not self.warm_start:
             raise ValueError("warm_epochs: expected 'warm_start: true' beside it")
+        if self.warm_start and self.distribution is not None:
+            raise ValueError("warm_start: a cluster starts cold; expected no 'distribution' beside it")
         return self
 
 

@@ -16,7 +16,7 @@ from twotower.features.section import Precision
 from twotower.features.timelines import Timelines
 from twotower.models.family.interactions import interaction_matrix, normalised
 from twotower.models.family.table_towers import distinct
-from twotower.models.quantized import stored
+from twotower.models.quantized import Float32Table, VectorTable, stored
 
 Float32 = npt.NDArray[np.float32]
 
@@ -26,6 +26,17 @@ POWER_ITERATIONS = 3
 SCALE_USERS = 200
 # What a standard deviation of the graph's scores weighs against the prior's logarithm before training.
 START = 0.3
+
+
+class _LookedUp(Float32Table):
+    """A table that is looked up and never multiplied.
+
+    On parameter servers a lookup sends its rows alone; a read, as ``Float32Table`` does it, would send the whole table.
+    """
+
+    def __call__(self, rows: tf.Tensor) -> tf.Tensor:
+        """See ``VectorTable``."""
+        return tf.nn.embedding_lookup(self._vectors, rows)
 
 
 class GraphFactors(tf.Module):
@@ -42,8 +53,8 @@ class GraphFactors(tf.Module):
         self._n_items = len(vectors)
         padded = np.concatenate([vectors, np.zeros((1, self.dim), np.float32)])
         scale = 1 / np.sqrt(np.maximum(np.append(degree, 1), 1))
-        self._items = stored(padded, "float32")
-        self._history = stored((padded * scale[:, np.newaxis]).astype(np.float32), "float32")
+        self._items: VectorTable = _LookedUp(padded)
+        self._history: VectorTable = _LookedUp((padded * scale[:, np.newaxis]).astype(np.float32))
 
     @classmethod
     def of(cls, history: Timelines, n_items: int, dim: int, min_count: int, seed: int) -> GraphFactors:

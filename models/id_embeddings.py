@@ -45,8 +45,10 @@ class IdEmbedding(tf.keras.layers.Layer):
         rows = np.full(len(counts) + 1, len(known))
         rows[known] = np.arange(len(known))
         self._unknown = len(known)
-        # The narrowest type: beside a small table, four bytes an id would count.
-        self._rows = tf.Variable(rows.astype(np.min_scalar_type(len(known))), trainable=False, name="rows")
+        # The narrowest type: beside a small table, four bytes an id would count. A cluster's workers, whose towers are
+        # not the ones that are served, send each other no such types.
+        narrowest = np.int32 if tf.distribute.has_strategy() else np.min_scalar_type(len(known))
+        self._rows = tf.Variable(rows.astype(narrowest), trainable=False, name="rows")
         self._dropout = dropout
         if table == "full":
             self.embedding = _embedding(len(known) + 1, dim)

@@ -94,7 +94,14 @@ def two_tower(spec: Spec) -> TwoTower:
     return spec.retrieval
 
 
-def training_dataset(spec: Spec, train: Users, n_items: int, events: TrainingEvents, seed: int) -> tf.data.Dataset:
+def training_dataset(
+    spec: Spec,
+    train: Users,
+    n_items: int,
+    events: TrainingEvents,
+    seed: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
     """Endless batches of events drawn by their weights: query features as of just before each, and their items.
 
     A query has ``events_per_user`` positives of one basket, drawn by their weights too, so that each event is drawn
@@ -102,8 +109,12 @@ def training_dataset(spec: Spec, train: Users, n_items: int, events: TrainingEve
     nothing is stored once an event. Where no user has events at two moments, the data have no order, and an event's
     history is all else of its user.
 
+    The workers of a ``context`` draw the same numbers and share out each batch: theirs together are the batch of one
+    worker alone, replica by replica.
+
     Yields:
-        query features of q queries, and ``positive`` [q * events_per_user] catalogue rows, a query's side by side.
+        query features of q queries, a replica's share, and ``positive`` [q * events_per_user] catalogue rows, a
+        query's side by side.
     """
     choice = two_tower(spec)
     queries = Queries(spec, train, n_items)
@@ -142,8 +153,13 @@ def training_dataset(spec: Spec, train: Users, n_items: int, events: TrainingEve
         return {**features, "positive": tf.reshape(positive, [-1])}
 
     numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    dataset = numbers.batch(each, drop_remainder=True).batch(max(1, choice.batch_size // each), drop_remainder=True)
-    return dataset.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    replicas = context.num_replicas_in_sync if context else 1
+    share = max(1, choice.batch_size // each // replicas)
+    shares = numbers.batch(each, drop_remainder=True).batch(share, drop_remainder=True)
+    if context and context.num_input_pipelines > 1:
+        own = shares.batch(replicas // context.num_input_pipelines, drop_remainder=True)
+        shares = own.shard(context.num_input_pipelines, context.input_pipeline_id).unbatch()
+    return shares.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def _basket_bounds(baskets: Int64) -> tuple[Int64, Int64]:

@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     _add_compile(commands)
+    _add_worker(commands)
 
     refresh = commands.add_parser(
         "refresh",
@@ -216,6 +217,20 @@ def _add_beam(command: argparse.ArgumentParser) -> None:
     command.add_argument("beam_flags", nargs="*", metavar="-- FLAG", help="options of Beam for that runner")
 
 
+def _add_worker(commands: Commands) -> None:
+    worker = commands.add_parser(
+        "worker",
+        help="train with a `twotower run` on another machine",
+        description="Wait for the Trainer step of the run in --out, which every machine of the cluster sees under the\n"
+        "same path, and take the part in it that TF_CONFIG names. Exit status: 0 done, 1 failed, 2 bad input.",
+        epilog="example:\n  twotower worker --out /shared/out/complete_journey",
+        formatter_class=RAW,
+    )
+    worker.add_argument("--out", type=Path, required=True, help="folder of the run")
+    worker.add_argument("--wait", type=float, default=21600, help="seconds to wait for the chief (default: 21600)")
+    worker.set_defaults(command=_worker)
+
+
 # Each command imports what it needs itself: TFX alone takes 20 seconds, and asking a server needs none of it.
 
 
@@ -235,6 +250,12 @@ def _compile(options: argparse.Namespace) -> int:
         compile_spec(options.spec, options.out, options.beam_runner, options.beam_flags)
         console.print(f"wrote {options.out}", highlight=False)
     return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    from twotower.pipeline.worker import worker
+
+    return worker(options.out.absolute(), options.wait)
 
 
 def _refresh(options: argparse.Namespace) -> int:

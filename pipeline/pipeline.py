@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -26,6 +27,7 @@ from twotower.pipeline.last_blessed import last_blessed
 from twotower.pipeline.pusher import AtomicPusher
 from twotower.pipeline.score_ranking import ScoreRanking
 from twotower.pipeline.validation import ExampleValidator, SchemaGen
+from twotower.pipeline.worker import cluster_folder
 
 
 def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN_MEMORY) -> tfx.dsl.Pipeline:
@@ -73,7 +75,7 @@ def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN
             logs=logs_fingerprint(spec.drift),
         )
     retrieval_spec = _json(spec, keep=("retrieval", "serving.embeddings"))
-    retrieval_trainer = _trainer("retrieval", transformed, retrieval_spec, base_model=base)
+    retrieval_trainer = _trainer("retrieval", transformed, retrieval_spec, base_model=base, cluster=_cluster(spec, out))
     retrieval = retrieval_trainer.outputs["model"]
     index = BuildIndex(model=retrieval, spec=_json(spec, keep=("retrieval", "serving")), **transformed)
     retrieval_evaluation = EvaluateRetrieval(
@@ -184,15 +186,25 @@ def _json(spec: Spec, *, keep: tuple[str, ...]) -> str:
     return str(spec.model_dump_json(by_alias=True, exclude=exclude))
 
 
+def _cluster(spec: Spec, out: Path) -> dict[str, str]:
+    """Where the chief meets those who train with it, if it does not train alone."""
+    alone = not isinstance(spec.retrieval, TwoTower) or spec.retrieval.distribution is None
+    return {} if alone else {"cluster_folder": str(cluster_folder(out))}
+
+
 def _trainer(
-    name: str, transformed: dict[str, channel.BaseChannel], spec: str, base_model: channel.BaseChannel | None = None
+    name: str,
+    transformed: dict[str, channel.BaseChannel],
+    spec: str,
+    base_model: channel.BaseChannel | None = None,
+    cluster: Mapping[str, str] = MappingProxyType({}),
 ) -> tfx.components.Trainer:
     return tfx.components.Trainer(
         run_fn=f"twotower.models.{name}_trainer.run_fn",
         examples=transformed["transformed_examples"],
         transform_graph=transformed["transform_graph"],
         base_model=base_model,
-        custom_config={"spec": spec},
+        custom_config={"spec": spec, **cluster},
     ).with_id(f"Trainer.{name}")
 
 

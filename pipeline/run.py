@@ -15,6 +15,8 @@ from rich.table import Table
 
 from twotower.features import spec as specs
 from twotower.features.errors import InputError
+from twotower.features.model_choices import TwoTower
+from twotower.models.cluster import Cluster
 from twotower.pipeline.console import quiet
 from twotower.pipeline.report import write
 from twotower.pipeline.run_summary import MetricTable, RunSummary
@@ -39,6 +41,10 @@ def run(
     spec = specs.load(spec_path, paths)
     for table, file in spec.files:
         table.file_format(file)
+    if isinstance(spec.retrieval, TwoTower) and spec.retrieval.distribution is not None:
+        cluster = Cluster.of_environment()
+        cluster.check_chief()
+        cluster.check_strategy(spec.retrieval.distribution.strategy)
 
     def work(console: Console) -> int:
         with console.status("importing Beam"):

@@ -130,7 +130,7 @@ def carried(shop: Shop, folder: Path, spec: Spec = SPEC) -> Towers:
     events = TrainingEvents.choose(spec, shop.people, len(shop.items))
     towers = build_towers(spec, shop.catalogue, shop.people, len(shop.users), events, base.widths)
     batch = next(iter(training_dataset(spec, shop.people, len(shop.items), events, 1)))
-    Retrieval(*towers, shop.catalogue, events.item_share, spec).build_from(batch)
+    Retrieval(*towers, shop.catalogue, events.item_share, spec).create_variables(batch)
     base.carry_into(*towers, shop.vocabularies)
     return Towers(*towers)
 
