@@ -1,7 +1,7 @@
 """Memory of each process against the number of shards, and examples a second against the number of workers.
 
-python benchmarks/distributed.py memory [--rows 1000000] [--dim 64] [--shards 1 2 4]
-python benchmarks/distributed.py speed [--workers 2]
+python benchmarks/cluster_training.py memory [--rows 1000000] [--dim 64] [--shards 1 2 4]
+python benchmarks/cluster_training.py speed [--workers 2]
 
 `memory` makes an embedding table and its optimizer's slots on so many parameter servers and takes steps of 4096 random
 rows, which it measures too; the row `one process` has the same without servers. `speed` trains the two towers on
