@@ -226,6 +226,25 @@ def test_a_lost_worker_ends_the_training(shop: tiny_shop.Shop, tmp_path: Path) -
     assert not (tmp_path / "model").exists()
 
 
+def test_parameter_servers_do_without_a_lost_worker_but_not_without_a_server(
+    shop: tiny_shop.Shop, tmp_path: Path
+) -> None:
+    endless = {"epochs": 100_000, "distribution": {"strategy": "parameter_server", "shard_mb": 1e-4}}
+    task_of(shop, tmp_path, **endless).write(tmp_path / TASK_FILE)
+    with processes(addresses({"chief": 1, "worker": 2, "ps": 2}), member(tmp_path)) as started:
+        chief = started["chief0"]
+        assert chief.stdout is not None
+        lines = iter(chief.stdout)
+        assert any("epoch 1/" in line and "examples/s" in line for line in lines)
+        started["worker1"].send_signal(signal.SIGKILL)
+        assert any("epoch 5/" in line and "examples/s" in line for line in lines)
+        started["ps1"].send_signal(signal.SIGKILL)
+        last = [line.strip() for line in lines][-1]
+        assert chief.wait(timeout=LIMIT) == 1
+    assert "a process of the cluster was lost" in last
+    assert not (tmp_path / "model").exists()
+
+
 JOBS = {"chief": ["a:1"], "worker": ["b:1"]}
 
 
@@ -265,3 +284,5 @@ class TestCluster:
             check_shares(TwoTower.model_validate(SETTINGS), 3)
         with pytest.raises(InputError, match="uniform_negatives: found 3, expected a multiple"):
             check_shares(TwoTower.model_validate({**SETTINGS, "uniform_negatives": 3}), 2)
+        with pytest.raises(InputError, match="validation_days: found 7, expected 0"):
+            check_shares(TwoTower.model_validate({**SETTINGS, "validation_days": 7}), 2)
