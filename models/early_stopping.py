@@ -12,7 +12,6 @@ from twotower.features.spec import Spec
 from twotower.models.contract import Towers
 from twotower.models.protocol import EvaluationProtocol
 from twotower.models.queries import Queries
-from twotower.models.replicas import mean_of_workers
 from twotower.models.tables import Catalogue, Users
 from twotower.models.training import progress
 
@@ -61,7 +60,7 @@ class KeepBest(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Evaluate; ``logs`` gets ``ndcg``."""
-        found = mean_of_workers(self.ndcg())
+        found = self.ndcg()
         if logs is not None:
             logs["ndcg"] = found
         if found > self._best:

@@ -20,21 +20,13 @@ def own_first(values: tf.Tensor) -> tf.Tensor:
     return tf.roll(gathered, -context.replica_id_in_sync_group * values.shape[0], axis=0)
 
 
-def mean_of_workers(value: float) -> float:
-    """The mean of what each worker has found, the same for all: workers that differ would wait for each other."""
-    strategy = tf.distribute.get_strategy()
-    if strategy.num_replicas_in_sync == 1:
-        return value
-
-    @tf.function
-    def mean() -> tf.Tensor:
-        return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(tf.constant, (value,)), axis=None)
-
-    return float(mean())
-
-
 def check_shares(choice: TwoTower, replicas: int) -> None:
-    """Raise InputError where a step cannot be shared out evenly."""
+    """Raise InputError where a step cannot be shared out evenly, or training would stop early."""
+    if choice.validation_days:
+        raise InputError(
+            f"retrieval.validation_days: found {choice.validation_days}, expected 0 with a retrieval.distribution: "
+            "early stopping does not work in a cluster yet"
+        )
     queries = choice.batch_size // choice.events_per_user
     if queries % replicas:
         raise InputError(

@@ -284,3 +284,5 @@ class TestCluster:
             check_shares(TwoTower.model_validate(SETTINGS), 3)
         with pytest.raises(InputError, match="uniform_negatives: found 3, expected a multiple"):
             check_shares(TwoTower.model_validate({**SETTINGS, "uniform_negatives": 3}), 2)
+        with pytest.raises(InputError, match="validation_days: found 7, expected 0"):
+            check_shares(TwoTower.model_validate({**SETTINGS, "validation_days": 7}), 2)
