@@ -53,9 +53,10 @@ Only Ingest, StatisticsGen and Transform spread over workers (Evaluator is on Be
 shop). A worker is one core that is busy {BUSY:.0%} of the time. Across processes Beam serialises what passes between
 stages: Ingest of 1,469,307 purchases took {ACROSS_PROCESSES} s for {IN_PROCESS} s
 ([benchmarks](../benchmarks/README.md#ingest)), {ACROSS_PROCESSES / IN_PROCESS:.2f} times as long, which is assumed for
-every engine. Dask, Flink, Spark and Dataflow were not measured; they run the same Python code. The pipeline itself runs
-`in_memory` (`pipeline/pipeline.py`), which is one process and keeps every group of the shuffle in memory. Workers for
-`a day`, of those of the three steps that are in the sums above:"""
+every engine. Dask, Flink, Spark and Dataflow were not measured; they run the same Python code. Without `--beam-runner`
+([beam.md](beam.md)) the pipeline runs in one process, which keeps every group of the shuffle in memory. The towers'
+training spreads over machines in another way: [distributed.md](distributed.md). Workers for `a day`, of those of the
+three steps that are in the sums above:"""
 
 
 @dataclass(frozen=True)
