@@ -261,18 +261,25 @@ def test_the_batch_step_writes_everybodys_lists_once_a_version_is_pushed(shop: S
     assert {len(set(row["item_ids"])) for row in lists} == {LIST}
 
 
-def test_the_command_line_writes_lists(shop: Shop, tmp_path: Path) -> None:
-    user = shop.customers(1)[0].user_id
+def test_worker_processes_write_the_lists_of_the_batch_step(shop: Shop, tmp_path: Path) -> None:
+    everybody = pq.read_table(sorted((shop.out / "lists").glob("lists-*"))).to_pylist()
+    user = everybody[0]["user_id"]
     column = yaml.safe_load(shop.spec.read_text())["users"]["id"]
-    (tmp_path / "users.csv").write_text(f"{column}\n{user}\n")
-    asked = ("batch", "--run", str(shop.out), "--k", "5", "--out", str(tmp_path / "lists"))
+    (tmp_path / "users.csv").write_text(f"{column}\n{user}\nnobody\n")
+    asked = ("batch", "--run", str(shop.out), "--k", str(LIST), "--out", str(tmp_path / "lists"))
+    workers = ("--beam-runner", "direct", "--", "--direct_num_workers=2")
     done = subprocess.run(
-        shop.command(*asked, "--users", str(tmp_path / "users.csv")), capture_output=True, text=True, check=False
+        shop.command(*asked, "--users", str(tmp_path / "users.csv"), *workers),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "lists of 1 users" in done.stdout
-    [made] = pq.read_table(tmp_path / "lists" / "lists-00000-of-00001.parquet").to_pylist()
-    assert (made["user_id"], len(made["item_ids"])) == (user, 5)
+    assert "lists of 2 users" in done.stdout
+    known, new = pq.read_table(sorted((tmp_path / "lists").glob("lists-*"))).to_pylist()
+    assert (known["user_id"], new["user_id"], len(new["item_ids"])) == (user, "nobody", LIST)
+    pairs = [list(zip(row["item_ids"], row["scores"], strict=True)) for row in (known, everybody[0])]
+    assert_same_lists([(pairs[0], pairs[1])])
 
 
 def test_events_after_the_request_change_nothing(shop: Shop, server: subprocess.Popen[str], port: int) -> None:
