@@ -20,7 +20,7 @@ demo: setup ## data, pipeline, server and answers for the Complete Journey (DEMO
 	@BIN=$(BIN) DEMO_PORT=$(DEMO_PORT) $(DEMO)/demo.sh
 
 test: setup ## all tests, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff's checks and format
 	$(BIN)/ruff check .

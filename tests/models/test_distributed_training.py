@@ -36,6 +36,8 @@ from twotower.models.retrievers import fit
 from twotower.models.training import CURVE_FILE
 from twotower.pipeline.worker import cluster_folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # Importing TensorFlow takes most of it where the machine is busy.
 LIMIT = 300

@@ -25,6 +25,8 @@ from twotower.features.spec import Spec
 from twotower.pipeline import beam_options, cli, ingest
 from twotower.pipeline.beam_options import IN_MEMORY, beam_args
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ROOTS = ("features", "models", "pipeline", "serving")
 WORKERS = 2

@@ -65,7 +65,7 @@ def test_a_path_for_a_table_that_the_spec_does_not_have(shop: Path, capsys: pyte
 
 def test_out_is_a_file(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (shop / "out").write_text("")
-    assert "cannot be the folder of a run" in fails(capsys, *run(shop))
+    assert "cannot be a folder to write to" in fails(capsys, *run(shop))
 
 
 def test_asking_without_a_run(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

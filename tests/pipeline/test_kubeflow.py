@@ -200,7 +200,7 @@ def test_a_step_works_where_the_launcher_keeps_the_bucket(tmp_path: Path, monkey
     strings = {"parameters": {name: {"parameterType": "STRING"} for name in parameters}}
     status = kubeflow_step.main(
         [
-            *("--executor_class_path", "twotower.pipeline.ingest.Ingest_Executor"),
+            *("--executor_class_path", "twotower.pipeline.ingest_step.Ingest_Executor"),
             *("--json_serialized_invocation_args", json_format.MessageToJson(given)),
             *("--json_serialized_inputs_spec_args", json.dumps(strings)),
             "--direct_running_mode=in_memory",
