@@ -60,7 +60,8 @@ def known_rows(
         spans: each user's, where the split leaves the last moment out.
     """
     if isinstance(spec.split, TimeSplit):
-        return (times < spec.split.start) & (times >= (spec.split.train_start or 0))
+        before = times < spec.split.start
+        return before if spec.split.train_start is None else before & (times >= spec.split.train_start)
     if isinstance(spec.split, GivenSplit):
         return np.ones(len(times), dtype=bool)
     return times < np.array([last_out_start(spans[user]) for user in users], dtype=np.int64)

@@ -28,3 +28,6 @@ class RecommendationLists(Artifact):
     """Parquet files of ``batch.SCHEMA`` and their ``batch.json``; empty where nothing was pushed."""
 
     TYPE_NAME = "twotower.RecommendationLists"
+
+
+OWN = (Lookup, Summary, CandidateIndex, RecommendationLists)

@@ -47,7 +47,7 @@ def _make_local(given: pb.ExecutorInput) -> dict[str, str]:
 
 def _run(arguments: Sequence[str]) -> int:
     """TFX's entry point, as if it were the program; returns its exit status."""
-    for kind in (artifacts.CandidateIndex, artifacts.Lookup, artifacts.Summary):
+    for kind in artifacts.OWN:
         # TFX looks for a class under its artifact's type, which has to be shorter than our module's name.
         compiler_utils.TITLE_TO_CLASS_PATH[kind.TYPE_NAME] = f"{kind.__module__}.{kind.__name__}"
     sys.argv = [TFX, *arguments]

@@ -23,7 +23,6 @@ from tfx.utils import import_utils
 
 from twotower.features import spec as specs
 from twotower.pipeline import artifacts, cli, kubeflow_step, pipeline
-from twotower.pipeline.cli import main
 
 
 def write_spec(folder: Path, **changes: Any) -> Path:
@@ -237,9 +236,16 @@ def test_bad_choices(changes: dict[str, Any], message: str, tmp_path: Path, caps
     assert message in refused(capsys, write_spec(tmp_path, **changes), tmp_path / "p.yaml")
 
 
+def test_every_artifact_type_of_ours_is_known_to_the_containers() -> None:
+    own = {
+        kind for kind in vars(artifacts).values() if isinstance(kind, type) and kind.__module__ == artifacts.__name__
+    }
+    assert set(artifacts.OWN) == own
+
+
 def test_options_of_beam_reach_the_containers(tmp_path: Path) -> None:
     asked = ["compile", "--spec", str(write_spec(tmp_path)), "--out", str(tmp_path / "p.yaml")]
-    assert main([*asked, "--beam-runner", "flink", "--", "--flink_master=flink:8081", "--parallelism=4"]) == 0
+    assert cli.main([*asked, "--beam-runner", "flink", "--", "--flink_master=flink:8081", "--parallelism=4"]) == 0
     compiled = CompiledPipeline(tmp_path / "p.yaml", str(tmp_path), tmp_path / "said")
     for name in ("ingest", "statisticsgen", "transform", "evaluator"):
         executor = compiled.spec.components[compiled.tasks[name].component_ref.name].executor_label
