@@ -23,6 +23,7 @@ from apache_beam.utils import shared
 from twotower.features.errors import InputError
 from twotower.pipeline import servable_calls
 from twotower.pipeline.batch_units import Unit, units
+from twotower.pipeline.file_states import file_states
 from twotower.pipeline.pushed import Pushed
 from twotower.serving import servable
 
@@ -74,7 +75,7 @@ def recommend_all(
         "k": k,
         "files": len(work),
         "users": sum(len(unit.ids if unit.rows is None else unit.rows) for unit in work),
-        "histories": {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in histories},
+        "histories": file_states(histories),
         "wanted": None if wanted is None else hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
     }
     _claim(out, manifest)

@@ -15,6 +15,7 @@ from twotower.features.errors import InputError
 from twotower.features.preprocessing import raw_type
 from twotower.features.spec import Spec
 from twotower.pipeline.artifacts import Summary
+from twotower.pipeline.file_states import file_states
 from twotower.pipeline.prediction_logs import log_files
 from twotower.pipeline.skew_comparison import compare_logs
 from twotower.pipeline.skew_distances import Difference, Statistics, compared_features, distances, with_lengths
@@ -35,11 +36,7 @@ class Both(NamedTuple):
 
 def logs_fingerprint(drift: Drift) -> str:
     """Names, sizes and times of the serving logs there are: what makes the cache run the step again."""
-    found = {}
-    for file in _files(drift):
-        status = file.stat()
-        found[str(file)] = [status.st_size, status.st_mtime_ns]
-    return json.dumps(found, sort_keys=True)
+    return json.dumps(file_states(_files(drift)), sort_keys=True)
 
 
 @tfx.dsl.components.component

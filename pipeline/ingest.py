@@ -32,17 +32,14 @@ from twotower.features.spec import (
     VectorFeature,
 )
 from twotower.features.tables import read_chunks
+from twotower.pipeline.file_states import file_states
 
 SPLITS = ("train", "eval", "items")
 
 
 def fingerprint(spec: Spec) -> str:
     """Names, sizes and modification times of the spec's files: what makes the cache run ingest again."""
-    found: dict[str, list[object]] = {}
-    for _, file in spec.files:
-        status = file.stat()
-        found[str(file)] = [status.st_size, status.st_mtime_ns]
-    return json.dumps(found, sort_keys=True)
+    return json.dumps(file_states(file for _, file in spec.files), sort_keys=True)
 
 
 def run(spec: Spec, examples: Path, lookup: Path, pipeline: beam.Pipeline) -> dict[str, int]:

@@ -14,6 +14,18 @@ import pyarrow.dataset
 from twotower.features.errors import InputError
 
 
+def lookup_folder(out: Path) -> Path:
+    """Where the run in ``out`` has its lookup tables.
+
+    Raises:
+        InputError: no run was completed there.
+    """
+    folder = out / "lookup"
+    if not folder.is_dir():
+        raise InputError(f"{out}: no complete run is there (no lookup/); expected the folder of 'twotower run --out'")
+    return folder
+
+
 @dataclass(frozen=True)
 class Customer:
     """A user as a request needs it.
@@ -40,12 +52,7 @@ class People:
         Raises:
             InputError: no run was completed there.
         """
-        folder = out / "lookup"
-        if not folder.is_dir():
-            raise InputError(
-                f"{out}: no complete run is there (no lookup/); expected the folder of 'twotower run --out'"
-            )
-        return cls(folder)
+        return cls(lookup_folder(out))
 
     def __init__(self, folder: Path) -> None:
         self._histories = pyarrow.dataset.dataset(sorted(folder.glob("histories*")), format="parquet")

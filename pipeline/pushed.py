@@ -32,7 +32,9 @@ def pushed(serving: Path, version: int | None = None) -> Pushed:
     Raises:
         InputError: nothing, or not this version, was pushed there.
     """
-    found = {int(folder.name): folder for folder in sorted(serving.glob("*/*")) if folder.name.isdigit()}
+    found = {
+        int(folder.name): folder for parent in sorted(serving.glob("*")) for folder in servable_folders.versions(parent)
+    }
     if not found:
         raise InputError(f"{serving}: found no pushed version; expected the folder of a run that was blessed")
     number = max(found) if version is None else version

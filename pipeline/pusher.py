@@ -12,6 +12,7 @@ from tfx.components.pusher import component, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.types import artifact_utils
 
+from twotower.pipeline.servable_folders import versions
 from twotower.serving import servable
 
 
@@ -73,5 +74,4 @@ def push(source: Path, folders: Mapping[str, Path]) -> str:
 
 def newest_version(folder: Path) -> Path | None:
     """The folder of the highest version, or None where there is none."""
-    versions = [path for path in folder.glob("*") if path.name.isdigit()]
-    return max(versions, key=lambda path: int(path.name), default=None)
+    return next(iter(versions(folder)), None)

@@ -15,7 +15,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 
 from twotower.features.spec import Spec
-from twotower.pipeline import model_config
+from twotower.pipeline import model_config, servable_folders
 from twotower.pipeline.pipeline import pushed_folders
 
 TRASH = ".retired"
@@ -65,9 +65,7 @@ def named_versions(config_file: Path) -> set[int]:
 
 def old_versions(folder: Path, keep: int, named: set[int]) -> list[Path]:
     """The versions of a servable behind the newest ``keep``, but for those that are named."""
-    versions = [path for path in folder.glob("*") if path.name.isdigit()]
-    newest_first = sorted(versions, key=lambda path: -int(path.name))
-    return [path for path in newest_first[keep:] if int(path.name) not in named]
+    return [path for path in servable_folders.versions(folder)[keep:] if int(path.name) not in named]
 
 
 def retire(folder: Path, trash: Path) -> Path:

@@ -18,6 +18,7 @@ from twotower.features.errors import InputError
 from twotower.features.model_choices import TwoTower
 from twotower.models.cluster import Cluster
 from twotower.pipeline.console import quiet
+from twotower.pipeline.lookup import lookup_folder
 from twotower.pipeline.report import write
 from twotower.pipeline.run_summary import MetricTable, RunSummary
 
@@ -86,9 +87,7 @@ def batch(
     Raises:
         InputError: there is no such version, user, folder or runner; see ``batch.recommend_all``.
     """
-    lookup = run / "lookup"
-    if not lookup.is_dir():
-        raise InputError(f"{run}: no complete run is there (no lookup/); expected the folder of 'twotower run --out'")
+    lookup = lookup_folder(run)
 
     def work(console: Console) -> int:
         with console.status("importing TensorFlow"):

@@ -33,6 +33,11 @@ def folders(serving: Serving) -> dict[str, str]:
     }
 
 
+def versions(folder: Path) -> list[Path]:
+    """The folders of a servable's versions, newest first; a name that is no integer is no version."""
+    return sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: -int(path.name))
+
+
 def asked_of(serving: Serving, paths: Mapping[str, Path], index: str) -> list[Path]:
     """Of the servables' paths by name, those that answer together: one, or the first stage and the second."""
     return [paths[index], *([paths[RANKING]] if serving.shape == "two_stage" else [])]
