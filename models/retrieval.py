@@ -94,7 +94,6 @@ def local_copy(data: TrainingData, trained: Towers) -> Towers:
             while sum(len(part) for part in rows if part.ndim) < (variable.shape[0] if variable.shape.rank else 0):
                 rows.append(next(parts))
             variable.assign(np.concatenate(rows) if len(rows) > 1 else rows[0])
-    model.candidate.set_prior(TrainingEvents.choose(data.spec, data.train, len(data.catalogue)).log_prior)
     return Towers(model.query, model.candidate)
 
 
