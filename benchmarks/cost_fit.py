@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 
 # What a shop has so many of.
 Drivers = Mapping[str, float]
+PRODUCTS: Sequence[str] = ("asked x items", "lists x items")
 # What the cost of each step can depend on; the others take as long for any shop. An exact search looks at each item
 # for each user or list that asks.
 OF_STEP: Mapping[str, Sequence[str]] = {
@@ -26,7 +27,7 @@ OF_STEP: Mapping[str, Sequence[str]] = {
     "BuildIndex": ("purchases", "users", "items"),
     "EvaluateRetrieval": ("purchases", "items", "asked", "asked x items"),
     "Trainer.ranking": ("purchases", "items", "lists", "lists x items"),
-    "ScoreRanking": ("items", "asked", "asked x items"),
+    "ScoreRanking": ("items", "scored"),
     "Evaluator": (),
     "Compose": ("purchases", "users", "items"),
     "CheckServable": ("purchases", "items", "asked"),

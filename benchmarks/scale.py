@@ -26,10 +26,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from cost_fit import OF_STEP, Drivers, Fit, bend, fit
+from cost_fit import OF_STEP, PRODUCTS, Drivers, Fit, bend, fit
 from shop_tables import DAY, END, Purchases, Size, purchases, write
 from sizing_page import ON_BEAM, UNITS, Plan, number, page, with_products
 from watched_run import Cost, watch
+
+from twotower.features.model_choices import MultiTask
+from twotower.features.spec import Evaluation
 
 HERE = Path(__file__).parent
 KEPT = HERE / "scale" / "measured.json"
@@ -38,6 +41,8 @@ SEED = 1
 HORIZON = 3
 # What the sizing page is about: purchases, users, items.
 TARGET = (100_000_000, 10_000_000, 10_000_000)
+# Core seconds that a step must grow by over the line, or there is nothing to be straight.
+LEAST = 1.0
 MORE = "a test of 7 days, 16 times the draws and 5 snapshots"
 DAY_PLAN = """\
 **A day** trains retrieval on each purchase once, tests on one day and gives the ranker one snapshot and a horizon of
@@ -45,7 +50,8 @@ three days, as the measured shops do (`retrieval.events_per_epoch`, `split.test_
 `ranking.horizon_days`)."""
 DEFAULTS_PLAN = """\
 **Defaults** draws the default 3 x 100,000 events, tests on a month, and gives the ranker six snapshots and a horizon of
-31 days. How many users are asked, and how many lists there are, is counted in a synthetic shop of 20,000 users."""
+31 days. How many users are asked, and how many lists there are, is counted in a synthetic shop of 20,000 users, up to
+the most that `evaluation.max_users` and `ranking.max_lists` allow by default."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,9 @@ def plans(rows: int, users: int, items: int) -> list[Plan]:
     month = sum(buyers(made, 31 * 2 + 15 * number, 31 + 15 * number) for number in range(6))
     day = {"draws": float(rows), "asked": each * buyers(made, 1, 0), "lists": each * buyers(made, 4, 1)}
     defaults = {"draws": 300_000.0, "asked": each * buyers(made, 31, 0), "lists": each * month}
+    for plan in (day, defaults):
+        plan["asked"] = min(plan["asked"], float(Evaluation().max_users))
+        plan["lists"] = min(plan["lists"], float(MultiTask().max_lists))
     return [
         Plan("a day", with_products({**base, **day}), DAY_PLAN),
         Plan("defaults", with_products({**base, **defaults}), DEFAULTS_PLAN),
@@ -167,9 +176,13 @@ def plans(rows: int, users: int, items: int) -> list[Plan]:
 
 
 def fits(found: Sequence[Measured], what: str) -> dict[str, Fit]:
-    """The fit of each step that enough shops finished; ``what`` is a field of ``Cost``."""
+    """The fit of each step that enough shops finished; ``what`` is a field of ``Cost``.
+
+    An exact search takes time for each pair, but holds a block of them.
+    """
     fitted = {}
-    for step, names in OF_STEP.items():
+    for step, of_step in OF_STEP.items():
+        names = [name for name in of_step if what != "peak_mb" or name not in PRODUCTS]
         done = [one for one in found if step in one.steps]
         if len(done) > len(names):
             costs = [getattr(one.steps[step], what) for one in done]
@@ -280,6 +293,8 @@ def _line_table(found: Sequence[Measured]) -> list[str]:
         if len(found) < 3 or any(step not in one.steps for one in found for step in steps):
             continue
         costs = [sum(one.steps[step].cpu for step in steps) for one in found]
+        if costs[-1] - costs[0] < LEAST:  # as good as no line
+            continue
         each = [1e6 * (b - a) / (m - n) for a, b, n, m in zip(costs, costs[1:], rows, rows[1:], strict=False)]
         lines.append(f"| {name} | {each[0]:.1f} | {each[1]:.1f} | {bend(rows, costs):+.0%} |")
     if len(lines) == 2:

@@ -16,6 +16,7 @@ UNITS: Mapping[str, tuple[float, str]] = {
     "draws": (1e6, "million draws"),
     "asked": (1e3, "thousand asked"),
     "lists": (1e3, "thousand lists"),
+    "scored": (1e3, "thousand scored"),
     "asked x items": (1e9, "billion asked x items"),
     "lists x items": (1e9, "billion lists x items"),
 }
@@ -29,6 +30,8 @@ DAY = 86_400
 # Memory of the one machine whose limits are named, in GB.
 MACHINE = 256
 FLOAT, WIDTH, GRAPH = 4, 64, 64
+# Users whose lists ScoreRanking makes at most (pipeline/score_ranking.py).
+SCORED = 1_000
 # Numbers of a candidate in the Complete Journey's lists, at half precision; row, labels and weight beside them.
 LIST_SIZE, LIST_NUMBERS = 128, 123
 
@@ -49,9 +52,9 @@ What the arrays come to with copies, Beam's in-memory shuffle and what earlier s
 from measured peaks (MB = start + so much for each million, thousand or billion). Memory steps up with every copy of
 an array and the allocator keeps what it has, so that this is rougher than time:"""
 WORKERS = f"""\
-Only Ingest, StatisticsGen and Transform spread over workers (Evaluator is on Beam too, but reads 500 lists whatever the
-shop). A worker is one core that is busy {BUSY:.0%} of the time. Across processes Beam serialises what passes between
-stages: Ingest of 1,469,307 purchases took {ACROSS_PROCESSES} s for {IN_PROCESS} s
+Only Ingest, StatisticsGen and Transform spread over workers (Evaluator is on Beam too, but reads the lists of 1,000
+users whatever the shop). A worker is one core that is busy {BUSY:.0%} of the time. Across processes Beam serialises
+what passes between stages: Ingest of 1,469,307 purchases took {ACROSS_PROCESSES} s for {IN_PROCESS} s
 ([benchmarks](../benchmarks/README.md#ingest)), {ACROSS_PROCESSES / IN_PROCESS:.2f} times as long, which is assumed for
 every engine. Dask, Flink, Spark and Dataflow were not measured; they run the same Python code. Without `--beam-runner`
 ([beam.md](beam.md)) the pipeline runs in one process, which keeps every group of the shuffle in memory. The towers'
@@ -108,9 +111,10 @@ class Plan:
 
 
 def with_products(drivers: Drivers) -> Drivers:
-    """The drivers, and those that are products of others."""
+    """The drivers, and those that follow from others."""
     return {
         **drivers,
+        "scored": min(drivers["asked"], SCORED),
         "asked x items": drivers["asked"] * drivers["items"],
         "lists x items": drivers["lists"] * drivers["items"],
     }

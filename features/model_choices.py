@@ -218,6 +218,7 @@ class MultiTask(_Ranker):
     model: Literal["multi_task"] = "multi_task"
     snapshots: Positive = 6
     snapshot_days: Positive = 15
+    max_lists: Positive = 200_000
     loss: Literal["pointwise", "listwise"] = "pointwise"
     crosses: int = Field(1, ge=0)
     units: tuple[Positive, ...] = (128, 64)

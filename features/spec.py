@@ -298,6 +298,7 @@ class Evaluation(Section):
     item_slices: Name | None = None
     new_item_days: Positive = 30
     min_slice_users: Positive = 50
+    max_users: Positive = 50_000
     slice_tolerance: float = Field(0.1, ge=0, lt=1)
     resamples: Positive = 1000
     min_auc: float = Field(0.6, ge=0, le=1)

@@ -113,10 +113,16 @@ class Timelines:
     def select(self, users: Int64 | Sequence[int]) -> Timelines:
         """The timelines of the given user rows, in that order."""
         rows = np.asarray(users, dtype=np.int64)
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        events = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        events = self.events_of(rows)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64)
         return Timelines(offsets, self.items[events], self.times[events], self.quantities[events])
+
+    def events_of(self, rows: Int64) -> Int64:
+        """[n] places of the events of the given user rows, user by user."""
+        lengths = self.lengths[rows]
+        starts = np.cumsum(lengths) - lengths
+        places = np.repeat(self.offsets[rows] - starts, lengths) + np.arange(lengths.sum())
+        return np.asarray(places, dtype=np.int64)
 
     def padded(self, length: int, fill: int) -> tuple[Int32, Int64]:
         """Items and times as [users, length] arrays, oldest first, padded at the end with ``fill`` and 0."""

@@ -11,7 +11,7 @@ from twotower.models.quantized import stored
 from twotower.models.queries import Queries
 from twotower.models.ranking_lists import Retrieve
 from twotower.models.tables import Catalogue
-from twotower.models.top_k import top_k
+from twotower.models.top_k import top_k_products
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ class TowerRetriever:
         """A function from users, cuts and times to the best ``k`` items of each, exactly."""
 
         def retrieve(users: Int64, cuts: Int64, times: Int64) -> npt.NDArray[np.int32]:
-            return top_k(self.embed(users, cuts, times) @ self.items.T, k).astype(np.int32)
+            return top_k_products(self.embed(users, cuts, times), self.items, k).astype(np.int32)
 
         return retrieve
 

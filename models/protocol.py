@@ -15,14 +15,11 @@ import numpy as np
 
 from twotower.features.timelines import Float32, Int32, Int64, Timelines
 from twotower.models.metrics import Bool, ItemSets, RankingMetrics, check_lists, ranking_metrics_at
-from twotower.models.top_k import Scores, top_k
+from twotower.models.top_k import BLOCK_SCORES, Scores, top_k
 
 Task = Literal["all", "new"]
 ScoreBlock: TypeAlias = Callable[[Int64], Scores]
 QueryBlock: TypeAlias = Callable[[Int64], Float32]
-
-# Scores held at a time: few enough to stay in a processor's cache between the product and the search in it.
-BLOCK_SCORES = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from twotower.models.queries import DAY, Queries
 from twotower.models.ranking_features import RankingFeatures, Snapshot, item_groups
 from twotower.models.ranking_lists import NoLists, RankingLists, Retrieve, build_lists, list_features
 from twotower.models.tables import Catalogue, Users
-from twotower.models.top_k import top_k
+from twotower.models.top_k import top_k, top_k_products
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -43,6 +43,7 @@ def training_lists(spec: Spec, users: Users, queries: Queries, catalogue: Catalo
     choice, n_items, groups = spec.ranking, len(catalogue), item_groups(catalogue)
     assert isinstance(choice, MultiTask)
     length, end = choice.history_length, training_end(spec.split, users.history)
+    limit = -(-choice.max_lists // choice.snapshots)
     lists: list[RankingLists] = []
     numbers: list[Float16] = []
     for number in range(choice.snapshots):
@@ -50,7 +51,7 @@ def training_lists(spec: Spec, users: Users, queries: Queries, catalogue: Catalo
         snapshot = Snapshot.take(spec, users.history, catalogue, groups, at)
         retrieve = past_candidates(snapshot, queries, n_items, length, choice.candidates)
         try:
-            found = build_lists(spec, users, n_items, [at], end, retrieve, spec.seed + number)
+            found = build_lists(spec, users, n_items, [at], end, retrieve, spec.seed + number, limit)
         except NoLists:
             if not lists and number == choice.snapshots - 1:
                 raise
@@ -90,7 +91,7 @@ def past_candidates(snapshot: Snapshot, queries: Queries, n_items: int, length: 
         asked = queries.features(tf.constant(users), tf.constant(cuts), tf.constant(times), length)
         items, ages = asked["history_item_id"], asked["history_age"]
         history = interest(tf.gather(source, items), ages, HALF_LIVES[0])
-        together = top_k(history.numpy() @ target.T, k)
+        together = top_k_products(history.numpy(), target, k)
         found: Int32 = np.concatenate([together, np.repeat(popular, len(users), axis=0)], axis=1).astype(np.int32)
         return found
 

@@ -53,9 +53,16 @@ class RankingLists:
 
 
 def build_lists(
-    spec: Spec, users: Users, n_items: int, snapshots: Sequence[int | Int64], until: int, retrieve: Retrieve, seed: int
+    spec: Spec,
+    users: Users,
+    n_items: int,
+    snapshots: Sequence[int | Int64],
+    until: int,
+    retrieve: Retrieve,
+    seed: int,
+    limit: int,
 ) -> RankingLists:
-    """Lists of every user with a history at each snapshot who bought something in its horizon.
+    """Lists of the users with a history at each snapshot who bought something in its horizon.
 
     Args:
         spec: the horizon and the list size.
@@ -64,7 +71,8 @@ def build_lists(
         snapshots: unix seconds, each one moment for everybody or [users] one for each.
         until: no event at or after this time is seen, as a label or otherwise.
         retrieve: what else is a candidate.
-        seed: of the choice of negatives.
+        seed: of the choice of users and of negatives.
+        limit: users that have a list at a snapshot, at most.
 
     Raises:
         NoLists: there is no such list.
@@ -81,6 +89,8 @@ def build_lists(
         cuts = queries.cuts(everyone, moments)
         ends = queries.cuts(everyone, np.minimum(moments + horizon, until))
         asked = everyone[(cuts > history.offsets[:-1]) & (ends > cuts)]
+        if len(asked) > limit:
+            asked = np.sort(random.permutation(asked)[:limit])
         for start in range(0, len(asked), 512):
             block = asked[start : start + 512]
             found = retrieve(block, cuts[block], moments[block])
@@ -128,13 +138,13 @@ def _list(
     n_own = min(len(others[0]), max(room // 2, room - len(others[1])))
     negatives = [others[0][:n_own], others[1][: room - n_own]]
     chosen = np.concatenate([kept, *negatives])
-    amounts = np.zeros(n_items + 1)
-    np.add.at(amounts, future, quantities)
+    distinct, place = np.unique(future, return_inverse=True)
+    amounts = np.bincount(place, quantities)
     rows = np.full(size, n_items, dtype=np.int32)
     bought, quantity, weight = (np.zeros(size, dtype=np.float32) for _ in range(3))
     rows[: len(chosen)] = chosen
     bought[: len(kept)] = 1.0
-    quantity[: len(kept)] = amounts[kept]
+    quantity[: len(kept)] = amounts[np.searchsorted(distinct, kept)]
     standing = [len(items) for items in others]
     for kind, other in ((0, 1), (1, 0)):
         if len(negatives[other]) and not len(negatives[kind]):  # no place of its own

@@ -65,6 +65,19 @@ class Users:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def select(self, users: npt.NDArray[np.int64]) -> Users:
+        """The users at the given places, in that order."""
+        events = self.history.events_of(users)
+        return Users(
+            ids=self.ids[users],
+            rows=self.rows[users],
+            features={name: values[users] for name, values in self.features.items()},
+            encodings=self.encodings,
+            history=self.history.select(users),
+            context={name: values[events] for name, values in self.context.items()},
+            labels=self.labels.select(users),
+        )
+
     def with_labels_as_history(self) -> Users:
         """The same users with the labels appended to their histories: what happened, for building past lists."""
         history, labels = self.history, self.labels

@@ -1,4 +1,4 @@
-"""The best ``k`` of every row of a block of scores, exactly: what full-catalogue ranking spends its time on."""
+"""The best ``k`` of every row of scores, exactly: what full-catalogue ranking spends its time on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 Scores: TypeAlias = npt.NDArray[np.floating[Any]]
+
+# Scores held at a time: few enough to stay in a processor's cache between the product and the search in it.
+BLOCK_SCORES = 1 << 22
 
 # Columns of a group; at 32 the maxima of the groups cost one pass over the scores, and few groups are looked into.
 GROUP = 32
@@ -39,6 +43,16 @@ def top_k(scores: Scores, k: int) -> Int64:
     starts = np.searchsorted(row[order], np.arange(rows))
     best: Int64 = column[order][starts[:, None] + np.arange(k)]
     return best
+
+
+def top_k_products(queries: Float32, items: Float32, k: int) -> Int64:
+    """Rows [b, min(k, n)] of ``items`` [n, dim] with the highest dot products with ``queries`` [b, dim], best first.
+
+    In blocks of queries: the scores of all of them at once would not fit where the catalogue is large.
+    """
+    block = max(1, BLOCK_SCORES // len(items))
+    starts = range(0, len(queries), block)
+    return np.concatenate([top_k(queries[start : start + block] @ items.T, k) for start in starts])
 
 
 def _partitioned(scores: Scores, k: int) -> Int64:

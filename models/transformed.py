@@ -101,6 +101,13 @@ class Transformed:
             labels=_timelines(*(read[name] for name in labels)),
         )
 
+    def asked(self) -> Users:
+        """The test users who are asked: all, or ``evaluation.max_users`` of them, drawn by the spec's seed."""
+        users, most = self.users("eval"), self._spec.evaluation.max_users
+        if len(users) <= most:
+            return users
+        return users.select(np.sort(np.random.default_rng(self._spec.seed).permutation(len(users))[:most]))
+
     def _read(self, split: str, names: Sequence[str]) -> dict[str, tf.RaggedTensor]:
         """Columns of a split by name, ragged [examples, (values)]."""
         wanted = {

@@ -1,4 +1,4 @@
-"""Ask a saved recommender for every test user's list, in a process of its own.
+"""Ask a saved recommender for test users' lists, in a process of its own.
 
     python -m twotower.pipeline.ask_servable MODEL EXAMPLES REQUESTS OUT --k K [--ranking MODEL]
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = [servable.load(folder) for folder in (options.model, options.ranking) if folder is not None]
     if b"Scann>" not in (options.model / "saved_model.pb").read_bytes() and "scann" in sys.modules:
         raise RuntimeError("the portable model was to be loaded without ScaNN, but something imported it")
-    files = sorted(str(file) for file in options.examples.glob("*"))
-    records = list(tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator())
-    examples = [tf.train.Example.FromString(record).features.feature for record in records]
+    with np.load(options.requests) as asked:
+        moments = dict(zip(asked["users"].tolist(), asked["times"].tolist(), strict=True))
+    examples = _examples(options.examples, moments)
     # Histories of like length make batches without much padding.
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["history_item_id"].bytes_list.value))
     users = np.array([example["user_id"].bytes_list.value[0] for example in examples])
-    with np.load(options.requests) as asked:
-        moments = dict(zip(asked["users"].tolist(), asked["times"].tolist(), strict=True))
     times = np.array([moments[user] for user in users.tolist()], dtype=np.int64)
     k, found = options.k, {}
     best = np.full((len(examples), k), -np.inf, dtype=np.float32)
@@ -85,6 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     ids = {name: lists.astype(np.bytes_) for name, lists in found.items()}
     np.savez(options.out, users=users, times=times, scores=best, **ids)
     return 0
+
+
+def _examples(folder: Path, users: Collection[bytes]) -> list[Any]:
+    """The feature maps of the users' raw examples; the other users' are read, and not kept."""
+    import tensorflow as tf
+
+    files = sorted(str(file) for file in folder.glob("*"))
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator()
+    every = (tf.train.Example.FromString(record).features.feature for record in records)
+    return [example for example in every if example["user_id"].bytes_list.value[0] in users]
 
 
 def values_of(example: object, time: int) -> dict[str, Sequence[Any]]:

@@ -13,6 +13,7 @@ from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
 from twotower.models.moments import training_end
 from twotower.models.queries import Queries
+from twotower.models.top_k import top_k_products
 from twotower.models.transformed import Transformed
 from twotower.pipeline.artifacts import CandidateIndex
 from twotower.pipeline.servable_folders import KINDS
@@ -49,7 +50,7 @@ def BuildIndex(  # noqa: N802 (a component's name)
 def build_indexes(spec: Spec, items: FloatMatrix, queries: FloatMatrix, out: Path) -> None:
     """Save an index of each kind over vectors [items, dim] into a folder of ``out``, tuned on queries [m, dim]."""
     k = min(RECALL_AT, len(items))
-    truth = np.argpartition(-(queries @ items.T), k - 1, axis=1)[:, :k]
+    truth = top_k_products(queries, items, k)
     for kind in KINDS:
         built = build_index(
             items,

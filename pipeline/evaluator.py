@@ -48,7 +48,7 @@ class Evaluator:
         self._spec = spec
         self.catalogue: Catalogue = data.catalogue()
         self.train: Users = data.users("train")
-        self.asked: Users = data.users("eval")
+        self.asked: Users = data.asked()
         n_items = len(self.catalogue)
         self.sets = {
             chosen.name: split_protocol(

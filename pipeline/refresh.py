@@ -174,8 +174,8 @@ def _catalogue(spec: Spec, data: Transformed, known: Catalogue, rows: Rows) -> C
 
 
 def _check(spec: Spec, data: Transformed, outputs: Outputs, composed: Path, folder: Path, n_items: int) -> None:
-    """Ask every test user's list of each servable in a fresh process, where it must keep its promises."""
-    asked = data.users("eval")
+    """Ask the test users' lists of each servable in a fresh process, where it must keep its promises."""
+    asked = data.asked()
     requests = folder / "requests.npz"
     np.savez(requests, users=asked.ids.astype(np.bytes_), times=request_times(spec.split, asked.labels))
     raw = Path(artifact_utils.get_split_uri([outputs.artifact("Ingest", "examples")], "eval"))

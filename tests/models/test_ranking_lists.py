@@ -61,6 +61,7 @@ def lists_of(
     at: tuple[int, ...] = (10,),
     until: int = 99,
     retrieved: tuple[int, ...] = (0, 1),
+    limit: int = 99,
     **ranking: Any,
 ) -> RankingLists:
     return build_lists(
@@ -71,6 +72,7 @@ def lists_of(
         until * DAY,
         retrieving(*retrieved),
         seed=1,
+        limit=limit,
     )
 
 
@@ -84,11 +86,24 @@ def rows(lists: RankingLists, row: int = 0) -> dict[int, tuple[float, float, flo
 def test_a_snapshot_may_be_a_moment_of_each_users_own() -> None:
     events: list[Event] = [(0, 5, 1, 1), (0, 6, 4, 1), (1, 5, 1, 1), (1, 6, 4, 1), (1, 7, 9, 1), (2, 6, 3, 1)]
     moments = np.array([4, 9, 3]) * DAY
-    lists = build_lists(shop_spec(), people(events, 3), N_ITEMS, [moments], 99 * DAY, retrieving(6, 7), seed=1)
+    lists = build_lists(shop_spec(), people(events, 3), N_ITEMS, [moments], 99 * DAY, retrieving(6, 7), 1, 9)
     # User 2 has no history at their moment.
     assert (lists.users.tolist(), lists.times.tolist(), lists.cuts.tolist()) == ([0, 1], [4 * DAY, 9 * DAY], [1, 4])
     bought = [{item for item, (yes, _, _) in rows(lists, row).items() if yes} for row in range(2)]
     assert bought == [{6}, {7}]
+
+
+def test_of_many_users_some_have_a_list() -> None:
+    events = [event for user in range(9) for event in ((user, 0, 5, 1.0), (user, 1, 12, 1.0 + user))]
+    every, some = (lists_of(events, n_users=9, at=(10, 11), limit=limit) for limit in (9, 4))
+    assert every.users.tolist() == [*range(9), *range(9)]
+    first, second = some.users[:4].tolist(), some.users[4:].tolist()
+    assert some.times.tolist() == [10 * DAY] * 4 + [11 * DAY] * 4
+    for users in (first, second):
+        assert users == sorted(set(users))
+    # Each moment draws its own.
+    assert first != second
+    assert [rows(some, row)[1] for row in range(4)] == [(1, 1 + user, 1) for user in first]
 
 
 def test_candidates_are_the_retrieved_and_the_own_items_before_the_snapshot() -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from twotower.features.timelines import Float32
 from twotower.models import top_k as module
-from twotower.models.top_k import top_k
+from twotower.models.top_k import top_k, top_k_products
 
 
 def stable_sort(scores: Float32, k: int) -> list[list[int]]:
@@ -42,3 +42,14 @@ class TestAgreesWithAStableSort:
     def test_other_columns_orders_of_memory(self) -> None:
         scores = np.random.default_rng(2).standard_normal((2000, 30)).astype(np.float32).T
         assert top_k(scores, 5).tolist() == stable_sort(scores, 5)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(1, 90), st.integers(1, 40), st.integers(1, 400), st.integers(0, 999))
+def test_products_in_blocks_are_those_of_all_at_once(queries: int, items: int, k: int, scores: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    # Whole numbers, whose products are exact in whatever order they are added, with ties.
+    asked, known = (random.integers(-3, 4, (rows, 3)).astype(np.float32) for rows in (queries, items))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_SCORES", scores)
+        assert top_k_products(asked, known, k).tolist() == stable_sort(asked @ known.T, k)

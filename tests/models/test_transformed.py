@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny_shop import DAY, ITEMS, SPEC, SPLIT, Shop
 
+from twotower.features.spec import Evaluation
 from twotower.models.tables import Catalogue, Users
 from twotower.models.transformed import Transformed
 
@@ -99,6 +100,29 @@ def test_labels_of_the_eval_split(data: Transformed, catalogue: Catalogue) -> No
     assert asked.labels.lengths.tolist() == [3, 0, 0]
     assert asked.labels.items.tolist() == [row(catalogue, name) for name in ("i2", "bare", "i2")]
     assert asked.labels.quantities.tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_many_test_users_some_are_asked(shop: Shop, data: Transformed, seed: int) -> None:
+    spec = SPEC.model_copy(update={"seed": seed, "evaluation": Evaluation(max_users=2)})
+    every, asked = data.users("eval"), Transformed(spec, str(shop.graph), str(shop.examples)).asked()
+    places = [every.ids.tolist().index(name) for name in asked.ids.tolist()]
+    assert len(places) == 2
+    assert places == sorted(places)
+    for row, place in enumerate(places):
+        assert asked.rows[row] == every.rows[place]
+        for name, values in every.features.items():
+            assert asked.features[name][row].tolist() == values[place].tolist()
+        for name, column in every.context.items():
+            theirs = column[every.history.offsets[place] : every.history.offsets[place + 1]]
+            assert asked.context[name][asked.history.users == row].tolist() == theirs.tolist()
+        for found, whole in ((asked.history, every.history), (asked.labels, every.labels)):
+            assert found.select([row]).items.tolist() == whole.select([place]).items.tolist()
+    assert len(asked.context["context_store"]) == len(asked.history.items)
+
+
+def test_few_test_users_are_all_asked(data: Transformed) -> None:
+    assert data.asked().ids.tolist() == data.users("eval").ids.tolist()
 
 
 def test_a_catalogue_that_lacks_an_item_is_refused(shop: Shop, tmp_path: Path) -> None:
