@@ -12,6 +12,7 @@ from twotower.features.spec import Spec
 from twotower.models.contract import Towers
 from twotower.models.protocol import EvaluationProtocol
 from twotower.models.queries import Queries
+from twotower.models.replicas import mean_of_replicas
 from twotower.models.tables import Catalogue, Users
 from twotower.models.training import progress
 
@@ -29,6 +30,9 @@ def before(users: Users, time: int) -> Users:
 
 class KeepBest(tf.keras.callbacks.Callback):
     """Evaluates after each epoch, stops when nothing is gained any more, and puts the best epoch's weights back.
+
+    Under a strategy each replica evaluates, and all go by the mean; on parameter servers the chief does, which holds a
+    copy of the weights.
 
     Args:
         towers: what is trained.
@@ -56,11 +60,12 @@ class KeepBest(tf.keras.callbacks.Callback):
         self._users = np.random.default_rng(spec.seed).permutation(users)[:SAMPLE_USERS]
         self._protocol = replace(protocol, history=history.select(self._users), labels=labels.select(self._users))
         self._queries = Queries(spec, before(train, start), len(catalogue))
+        self._of_all = mean_of_replicas()
         self._best, self._weights, self._epoch = -1.0, [np.empty(0)], 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Evaluate; ``logs`` gets ``ndcg``."""
-        found = self.ndcg()
+        found = self._of_all(self.ndcg())
         if logs is not None:
             logs["ndcg"] = found
         if found > self._best:

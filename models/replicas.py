@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from twotower.features.errors import InputError
 from twotower.features.model_choices import TwoTower
+from twotower.models.time_limit import STEP, at_most
 
 
 def own_first(values: tf.Tensor) -> tf.Tensor:
@@ -20,13 +23,28 @@ def own_first(values: tf.Tensor) -> tf.Tensor:
     return tf.roll(gathered, -context.replica_id_in_sync_group * values.shape[0], axis=0)
 
 
+def mean_of_replicas() -> Callable[[float], float]:
+    """A function that gives every replica the mean of what each has found: replicas that differ would wait in vain.
+
+    One for all its calls, in the ambient strategy: a graph of its own for each call might go while others still run it.
+    """
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        return float
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+    def mean(value: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(tf.identity, (value,)), axis=None)
+
+    def of_all(value: float) -> float:
+        with at_most(STEP):
+            return float(mean(tf.constant(value, tf.float32)))
+
+    return of_all
+
+
 def check_shares(choice: TwoTower, replicas: int) -> None:
-    """Raise InputError where a step cannot be shared out evenly, or training would stop early."""
-    if choice.validation_days:
-        raise InputError(
-            f"retrieval.validation_days: found {choice.validation_days}, expected 0 with a retrieval.distribution: "
-            "early stopping does not work in a cluster yet"
-        )
+    """Raise InputError where a step cannot be shared out evenly."""
     queries = choice.batch_size // choice.events_per_user
     if queries % replicas:
         raise InputError(

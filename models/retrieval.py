@@ -73,8 +73,7 @@ def fit(data: TrainingData) -> Towers:
             base.carry_into(model.query, model.candidate, data.warm.vocabularies)
         dataset = strategy.distribute_datasets_from_function(batches)
         model.fit(dataset, epochs=epochs, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
-    # How much is bought at all is known up to the end of training.
-    model.candidate.set_prior(TrainingEvents.choose(spec, data.train, len(catalogue)).log_prior)
+    _set_whole_prior(model, data)
     return towers
 
 
@@ -94,7 +93,14 @@ def local_copy(data: TrainingData, trained: Towers) -> Towers:
             while sum(len(part) for part in rows if part.ndim) < (variable.shape[0] if variable.shape.rank else 0):
                 rows.append(next(parts))
             variable.assign(np.concatenate(rows) if len(rows) > 1 else rows[0])
+    _set_whole_prior(model, data)
     return Towers(model.query, model.candidate)
+
+
+def _set_whole_prior(model: Retrieval, data: TrainingData) -> None:
+    """How much is bought at all is known up to the end of training, and not of what is before the validation alone."""
+    if two_tower(data.spec).validation_days:
+        model.candidate.set_prior(TrainingEvents.choose(data.spec, data.train, len(data.catalogue)).log_prior)
 
 
 def _untrained(data: TrainingData, base: Base | None = None) -> tuple[Retrieval, Users, TrainingEvents]:

@@ -131,8 +131,8 @@ def task_of(shop: tiny_shop.Shop, folder: Path, **changed: Any) -> RetrievalTask
     return RetrievalTask(spec, str(shop.graph), str(shop.examples), str(folder / "run"), str(folder / "model"))
 
 
-def curve(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in json.loads((folder / "run" / CURVE_FILE).read_text(encoding="utf-8"))]
+def curve(folder: Path, of: str = "loss") -> list[float]:
+    return [entry[of] for entry in json.loads((folder / "run" / CURVE_FILE).read_text(encoding="utf-8"))]
 
 
 def alone(shop: tiny_shop.Shop, folder: Path, **changed: Any) -> list[float]:
@@ -215,6 +215,34 @@ def test_parameter_servers_train_to_the_same_loss(shop: tiny_shop.Shop, tmp_path
     assert np.isfinite(users).all()
 
 
+def test_replicas_stop_early_as_one_process_does(shop: tiny_shop.Shop, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # One user buys something new in the last two days; the first epochs rank it best.
+    changed = {"validation_days": 2, "epochs": 12}
+    expected = alone(shop, one, **changed)
+    assert len(expected) < 12
+    distribution = {"strategy": "multi_worker"}
+    found = together(shop, two, {"chief": 1, "worker": 1}, distribution=distribution, **changed)
+    assert {status for status, _ in found.values()} == {0}, found
+    np.testing.assert_allclose(curve(two), expected, rtol=1e-4)
+    np.testing.assert_allclose(curve(two, "ndcg"), curve(one, "ndcg"))
+    (our_items, our_users), (items, users) = vectors(shop, two), vectors(shop, one)
+    np.testing.assert_allclose(our_items - our_items.mean(axis=0), items - items.mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(our_users, users, atol=1e-3)
+
+
+def test_parameter_servers_stop_early_and_keep_the_best_weights(shop: tiny_shop.Shop, tmp_path: Path) -> None:
+    changed = {"validation_days": 2, "epochs": 12, "distribution": {"strategy": "parameter_server", "shard_mb": 1e-4}}
+    found = together(shop, tmp_path, {"chief": 1, "worker": 1, "ps": 2}, **changed)
+    assert {status for status, _ in found.values()} == {0}, found
+    metric = curve(tmp_path, "ndcg")
+    best = int(np.argmax(metric)) + 1
+    # Two epochs without a gain, and no more.
+    assert len(metric) == min(12, best + 2)
+    assert f"kept epoch {best}, validation NDCG {max(metric):.4f}" in found["chief0"][1]
+    assert np.isfinite(vectors(shop, tmp_path)[0]).all()
+
+
 def test_a_lost_worker_ends_the_training(shop: tiny_shop.Shop, tmp_path: Path) -> None:
     endless = {"epochs": 100_000, "distribution": {"strategy": "multi_worker"}}
     task_of(shop, tmp_path, **endless).write(tmp_path / TASK_FILE)
@@ -286,5 +314,3 @@ class TestCluster:
             check_shares(TwoTower.model_validate(SETTINGS), 3)
         with pytest.raises(InputError, match="uniform_negatives: found 3, expected a multiple"):
             check_shares(TwoTower.model_validate({**SETTINGS, "uniform_negatives": 3}), 2)
-        with pytest.raises(InputError, match="validation_days: found 7, expected 0"):
-            check_shares(TwoTower.model_validate({**SETTINGS, "validation_days": 7}), 2)
