@@ -46,7 +46,7 @@ if [ ! -x "$FOLDER/usr/bin/make" ] || [ -d "$FOLDER/debootstrap" ]; then
 fi
 mkdir -p "$FOLDER$PREFIX"
 cp -a "$PREFIX/." "$FOLDER$PREFIX"
-copy "$CERTIFICATES" "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" /etc/resolv.conf /etc/uv/uv.toml "$HOME/.config/uv/uv.toml"
+copy "$CERTIFICATES" "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" /etc/hosts /etc/resolv.conf /etc/uv/uv.toml "$HOME/.config/uv/uv.toml"
 # pip's own list of its settings names its files, and those that the settings name.
 "$PREFIX/bin/python3.12" -m pip config debug | grep -oE "/[^ ,']+" | sort -u | while read -r file; do copy "$file"; done
 rm -rf "$FOLDER$PROJECT"
