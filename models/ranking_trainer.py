@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import tensorflow as tf
-from tfx import v1 as tfx
+from tfx.components.trainer.fn_args_utils import FnArgs
 
 from twotower.features.spec import Spec
 from twotower.models.candidates import TowerRetriever
@@ -16,7 +16,7 @@ from twotower.models.ranking_contract import RankingData
 from twotower.models.transformed import Transformed
 
 
-def run_fn(fn_args: tfx.components.FnArgs) -> None:
+def run_fn(fn_args: FnArgs) -> None:
     """Fit on the ``train`` split and export the ranker over transformed features."""
     spec = Spec.model_validate_json(fn_args.custom_config["spec"])
     data = Transformed(spec, fn_args.transform_graph_path, str(Path(fn_args.train_files[0]).parent.parent))

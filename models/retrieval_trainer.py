@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfx import v1 as tfx
+from tfx.components.trainer.fn_args_utils import FnArgs
 
 from twotower.models.cluster_process import TASK_FILE, take_part
 from twotower.models.retrieval_task import RetrievalTask
@@ -14,7 +14,7 @@ from twotower.models.retrievers import fit
 JOIN = 600.0
 
 
-def run_fn(fn_args: tfx.components.FnArgs) -> None:
+def run_fn(fn_args: FnArgs) -> None:
     """Fit on the ``train`` split and export the towers over transformed features.
 
     With a ``cluster_folder`` this is the chief of a cluster: it leaves the task there, and trains with the processes

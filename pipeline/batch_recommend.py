@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 import apache_beam as beam
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from twotower.pipeline.artifacts import Lookup, RecommendationLists
@@ -14,14 +15,14 @@ from twotower.pipeline.pushed import pushed
 progress = logging.getLogger("twotower.progress")
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def BatchRecommend(  # noqa: N802 (a component's name)
-    pushed_model: tfx.dsl.components.InputArtifact[standard_artifacts.PushedModel],
-    lookup: tfx.dsl.components.InputArtifact[Lookup],
-    lists: tfx.dsl.components.OutputArtifact[RecommendationLists],
-    k: tfx.dsl.components.Parameter[int],
-    push_folder: tfx.dsl.components.Parameter[str],
-    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
+    pushed_model: InputArtifact[standard_artifacts.PushedModel],
+    lookup: InputArtifact[Lookup],
+    lists: OutputArtifact[RecommendationLists],
+    k: Parameter[int],
+    push_folder: Parameter[str],
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Write the lists of all users whose history the run knows; none where nothing was pushed."""
     if not pushed_model.get_int_custom_property("pushed"):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
@@ -27,13 +28,13 @@ RECALL_AT = 100
 QUERIES = 500
 
 
-@tfx.dsl.components.component
+@component
 def BuildIndex(  # noqa: N802 (a component's name)
-    model: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
-    transformed_examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    index: tfx.dsl.components.OutputArtifact[CandidateIndex],
-    spec: tfx.dsl.components.Parameter[str],
+    model: InputArtifact[standard_artifacts.Model],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    transformed_examples: InputArtifact[standard_artifacts.Examples],
+    index: OutputArtifact[CandidateIndex],
+    spec: Parameter[str],
 ) -> None:
     """Embed every item once and save both indexes; say their recall against exact search on real queries."""
     whole = Spec.model_validate_json(spec)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import Artifact, artifact_utils, standard_artifacts
 
 from twotower.features.spec import Spec
@@ -31,21 +32,21 @@ progress = logging.getLogger("twotower.progress")
 Int32 = npt.NDArray[np.int32]
 
 
-@tfx.dsl.components.component
+@component
 def CheckServable(  # noqa: N802 (a component's name)
-    composed: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
-    transformed_examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    retrieval_blessing: tfx.dsl.components.InputArtifact[standard_artifacts.ModelBlessing],
-    retrieval_scores: tfx.dsl.components.InputArtifact[Summary],
-    ranking_blessing: tfx.dsl.components.InputArtifact[standard_artifacts.ModelBlessing],
-    blessing: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelBlessing],
-    infra_blessing: tfx.dsl.components.OutputArtifact[standard_artifacts.InfraBlessing],
-    summary: tfx.dsl.components.OutputArtifact[Summary],
-    spec: tfx.dsl.components.Parameter[str],
-    push_folder: tfx.dsl.components.Parameter[str],
-    drift: tfx.dsl.components.InputArtifact[Summary] = None,
+    composed: InputArtifact[standard_artifacts.Model],
+    examples: InputArtifact[standard_artifacts.Examples],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    transformed_examples: InputArtifact[standard_artifacts.Examples],
+    retrieval_blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    retrieval_scores: InputArtifact[Summary],
+    ranking_blessing: InputArtifact[standard_artifacts.ModelBlessing],
+    blessing: OutputArtifact[standard_artifacts.ModelBlessing],
+    infra_blessing: OutputArtifact[standard_artifacts.InfraBlessing],
+    summary: OutputArtifact[Summary],
+    spec: Parameter[str],
+    push_folder: Parameter[str],
+    drift: InputArtifact[Summary] = None,
 ) -> None:
     """Infra-bless servables that answer, and bless the recommender if it and both its models are good enough.
 

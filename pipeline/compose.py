@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import tensorflow as tf
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
@@ -19,16 +20,16 @@ from twotower.serving.item_ids import ItemIds
 progress = logging.getLogger("twotower.progress")
 
 
-@tfx.dsl.components.component
+@component
 def Compose(  # noqa: N802 (a component's name)
-    retrieval: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    ranking: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    index: tfx.dsl.components.InputArtifact[CandidateIndex],
-    examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
-    transformed_examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    composed: tfx.dsl.components.OutputArtifact[standard_artifacts.Model],
-    spec: tfx.dsl.components.Parameter[str],
+    retrieval: InputArtifact[standard_artifacts.Model],
+    ranking: InputArtifact[standard_artifacts.Model],
+    index: InputArtifact[CandidateIndex],
+    examples: InputArtifact[standard_artifacts.Examples],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    transformed_examples: InputArtifact[standard_artifacts.Examples],
+    composed: OutputArtifact[standard_artifacts.Model],
+    spec: Parameter[str],
 ) -> None:
     """Save the servables under one version, with the ScaNN index and with the portable one."""
     whole = Spec.model_validate_json(spec)

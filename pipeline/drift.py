@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import Artifact, standard_artifacts
 
 from twotower.features.continuous import Drift
@@ -39,14 +40,14 @@ def logs_fingerprint(drift: Drift) -> str:
     return json.dumps(file_states(_files(drift)), sort_keys=True)
 
 
-@tfx.dsl.components.component
+@component
 def DriftValidator(  # noqa: N802 (named as TFX names its steps)
-    statistics: tfx.dsl.components.InputArtifact[standard_artifacts.ExampleStatistics],
-    transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
-    drift: tfx.dsl.components.OutputArtifact[Summary],
-    spec: tfx.dsl.components.Parameter[str],
-    logs: tfx.dsl.components.Parameter[str],
-    last: tfx.dsl.components.InputArtifact[standard_artifacts.ExampleStatistics] = None,
+    statistics: InputArtifact[standard_artifacts.ExampleStatistics],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    drift: OutputArtifact[Summary],
+    spec: Parameter[str],
+    logs: Parameter[str],
+    last: InputArtifact[standard_artifacts.ExampleStatistics] = None,
 ) -> None:
     """Compare, say what passes its threshold, and write all of it down; CheckServable reads whether that stops a push.
 

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 from tfx.utils import path_utils
 
@@ -23,14 +24,14 @@ progress = logging.getLogger("twotower.progress")
 EMBEDDED = 1024
 
 
-@tfx.dsl.components.component
+@component
 def EvaluateRetrieval(  # noqa: N802 (a component's name)
-    model: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
-    transformed_examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    blessing: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelBlessing],
-    summary: tfx.dsl.components.OutputArtifact[Summary],
-    spec: tfx.dsl.components.Parameter[str],
+    model: InputArtifact[standard_artifacts.Model],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    transformed_examples: InputArtifact[standard_artifacts.Examples],
+    blessing: OutputArtifact[standard_artifacts.ModelBlessing],
+    summary: OutputArtifact[Summary],
+    spec: Parameter[str],
 ) -> None:
     """Score retrieval and the baselines; bless a retrieval model that beats popularity on the spec's metric."""
     whole = Spec.model_validate_json(spec)

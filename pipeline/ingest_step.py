@@ -4,22 +4,23 @@ import json
 from pathlib import Path
 
 import apache_beam as beam
-from tfx import v1 as tfx
-from tfx.types import artifact_utils
+from tfx.dsl.component.experimental.annotations import BeamComponentParameter, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import artifact_utils, standard_artifacts
 
 from twotower.features.spec import Spec
 from twotower.pipeline import ingest
 from twotower.pipeline.artifacts import Lookup, Summary
 
 
-@tfx.dsl.components.component(use_beam=True)
+@component(use_beam=True)
 def Ingest(  # noqa: N802 (a component's name)
-    examples: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Examples],
-    lookup: tfx.dsl.components.OutputArtifact[Lookup],
-    summary: tfx.dsl.components.OutputArtifact[Summary],
-    spec: tfx.dsl.components.Parameter[str],
-    fingerprint: tfx.dsl.components.Parameter[str],
-    beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
+    examples: OutputArtifact[standard_artifacts.Examples],
+    lookup: OutputArtifact[Lookup],
+    summary: OutputArtifact[Summary],
+    spec: Parameter[str],
+    fingerprint: Parameter[str],
+    beam_pipeline: BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
     """Read, check, join and split the tables; also what a person looks up: histories and item descriptions."""
     del fingerprint  # only there for the cache

@@ -14,8 +14,8 @@ from kfp.dsl.utils import sanitize_task_name
 from kfp.kubernetes import kubernetes_executor_config_pb2 as k8s_pb
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 from kubernetes.utils import parse_quantity
-from tfx import v1 as tfx
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+from tfx.orchestration.pipeline import Pipeline
 
 from twotower.features import spec as specs
 from twotower.features.continuous import Retention, RollingSplit
@@ -89,11 +89,11 @@ def _check_steps(spec_path: Path, choices: Kubeflow, known: Collection[str]) -> 
             raise InputError(f"{spec_path}: unknown step 'kubeflow.steps.{step}': {hint}")
 
 
-def _compile(built: tfx.dsl.Pipeline, choices: Kubeflow, names: dict[str, str]) -> pb.PipelineSpec:
+def _compile(built: Pipeline, choices: Kubeflow, names: dict[str, str]) -> pb.PipelineSpec:
     """TFX's own compilation, under names that Kubeflow takes: Argo reads a dot as the end of a step's name."""
     for step in built.components:
         step.with_id(names[step.id])
-    renamed = tfx.dsl.Pipeline(
+    renamed = Pipeline(
         pipeline_name=sanitize_task_name(built.pipeline_info.pipeline_name),
         pipeline_root=choices.pipeline_root,
         components=built.components,

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
-from tfx import v1 as tfx
-from tfx.dsl.components.common import resolver
+from tfx.dsl.components.common.resolver import Resolver, ResolverStrategy
 from tfx.types import standard_artifacts
+from tfx.types.channel import Channel
 
 CURRENT, MODEL, STATISTICS = "current", "model", "statistics"
 Artifacts = Mapping[str, list[types.Artifact]]
 
 
-class LastBlessedStrategy(tfx.dsl.experimental.ResolverStrategy):  # type: ignore[misc]
+class LastBlessedStrategy(ResolverStrategy):  # type: ignore[misc]
     """Picks, of all retrieval models and statistics, those of the newest blessed run over other data.
 
     A run that is repeated over the same data would otherwise go on from itself, and nothing would be cached.
@@ -61,13 +61,13 @@ class Lineage:
         return None if artifact is None else self._inputs.get((self._maker.get(artifact, -1), key))
 
 
-def last_blessed(examples: types.BaseChannel) -> resolver.Resolver:
+def last_blessed(examples: types.BaseChannel) -> Resolver:
     """The pipeline's node; its outputs ``model`` and ``statistics`` are empty before a first blessing.
 
     Args:
         examples: this run's.
     """
-    return tfx.dsl.Resolver(
+    return Resolver(
         strategy_class=LastBlessedStrategy,
         current=examples,
         model=_all(standard_artifacts.Model, "Trainer.retrieval", "model"),
@@ -77,4 +77,4 @@ def last_blessed(examples: types.BaseChannel) -> resolver.Resolver:
 
 
 def _all(kind: type[types.Artifact], step: str, key: str) -> types.Channel:
-    return tfx.dsl.Channel(type=kind, producer_component_id=step, output_key=key)
+    return Channel(type=kind, producer_component_id=step, output_key=key)

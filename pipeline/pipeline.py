@@ -9,7 +9,11 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 from ml_metadata.proto import metadata_store_pb2
-from tfx import v1 as tfx
+from tfx.components import Evaluator, ImportSchemaGen, Pusher, StatisticsGen, Trainer, Transform
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto.pusher_pb2 import PushDestination
+from tfx.proto.transform_pb2 import SplitsConfig
 from tfx.types import channel
 
 from twotower.features.model_choices import TwoTower
@@ -30,7 +34,7 @@ from twotower.pipeline.validation import ExampleValidator, SchemaGen
 from twotower.pipeline.worker import cluster_folder
 
 
-def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN_MEMORY) -> tfx.dsl.Pipeline:
+def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN_MEMORY) -> Pipeline:
     """The pipeline of ``spec``, with its artifacts, metadata and pushed models under ``out``; touches no file.
 
     Args:
@@ -41,20 +45,20 @@ def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN
     """
     ingest = Ingest(spec=_json(spec, keep=()), fingerprint=fingerprint)
     examples = ingest.outputs["examples"]
-    statistics = tfx.components.StatisticsGen(examples=examples)
+    statistics = StatisticsGen(examples=examples)
     if spec.schema_file is None:
         schema_step = SchemaGen(statistics=statistics.outputs["statistics"])
     else:
-        schema_step = tfx.components.ImportSchemaGen(schema_file=spec.schema_file)
+        schema_step = ImportSchemaGen(schema_file=spec.schema_file)
     schema = schema_step.outputs["schema"]
     validator = ExampleValidator(statistics=statistics.outputs["statistics"], schema=schema)
-    transform = tfx.components.Transform(
+    transform = Transform(
         examples=examples,
         schema=schema,
         preprocessing_fn="twotower.features.preprocessing.preprocessing_fn",
         custom_config={"spec": _json(spec, keep=())},
         disable_statistics=True,
-        splits_config=tfx.proto.SplitsConfig(analyze=["train", "items"], transform=["train", "eval", "items"]),
+        splits_config=SplitsConfig(analyze=["train", "items"], transform=["train", "eval", "items"]),
     )
     # Where steps run side by side, an anomaly stops what follows, too.
     transform.add_upstream_node(validator)
@@ -85,7 +89,7 @@ def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN
     ranking_trainer = _trainer("ranking", transformed, ranking_spec, base_model=retrieval)
     ranking = ranking_trainer.outputs["model"]
     ranking_scores = ScoreRanking(retrieval=retrieval, ranking=ranking, spec=ranking_spec, **transformed)
-    evaluator = tfx.components.Evaluator(
+    evaluator = Evaluator(
         examples=ranking_scores.outputs["examples"],
         model=ranking,
         eval_config=eval_config(spec.evaluation.min_auc),
@@ -117,7 +121,7 @@ def build(spec: Spec, out: Path, fingerprint: str, beam_args: Sequence[str] = IN
         pushed, lookup = pusher.outputs["pushed_model"], ingest.outputs["lookup"]
         folder = str(push_folder(out))
         batch.append(BatchRecommend(pushed_model=pushed, lookup=lookup, k=spec.batch.k, push_folder=folder))
-    return tfx.dsl.Pipeline(
+    return Pipeline(
         pipeline_name=spec.name,
         pipeline_root=str(out / "pipeline"),
         metadata_connection_config=_metadata(out / "metadata.sqlite"),
@@ -198,8 +202,8 @@ def _trainer(
     spec: str,
     base_model: channel.BaseChannel | None = None,
     cluster: Mapping[str, str] = MappingProxyType({}),
-) -> tfx.components.Trainer:
-    return tfx.components.Trainer(
+) -> Trainer:
+    return Trainer(
         run_fn=f"twotower.models.{name}_trainer.run_fn",
         examples=transformed["transformed_examples"],
         transform_graph=transformed["transform_graph"],
@@ -213,16 +217,14 @@ def pushed_folders(spec: Spec, out: Path) -> dict[str, str]:
     return {name: str(push_folder(out) / folder) for name, folder in servable_folders.folders(spec.serving).items()}
 
 
-def _pusher(
-    spec: Spec, out: Path, composed: channel.BaseChannel, check: tfx.dsl.components.component
-) -> tfx.components.Pusher:
+def _pusher(spec: Spec, out: Path, composed: channel.BaseChannel, check: BaseComponent) -> Pusher:
     folders = pushed_folders(spec, out)
     return AtomicPusher(
         model=composed,
         model_blessing=check.outputs["blessing"],
         infra_blessing=check.outputs["infra_blessing"],
         custom_config={"folders": folders},
-        push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=folders[spec.serving.index])
+        push_destination=PushDestination(
+            filesystem=PushDestination.Filesystem(base_directory=folders[spec.serving.index])
         ),
     ).with_id("Pusher")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
@@ -22,14 +23,14 @@ USERS = 1000
 BLOCK = 32
 
 
-@tfx.dsl.components.component
+@component
 def ScoreRanking(  # noqa: N802 (a component's name)
-    retrieval: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    ranking: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
-    transform_graph: tfx.dsl.components.InputArtifact[standard_artifacts.TransformGraph],
-    transformed_examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
-    examples: tfx.dsl.components.OutputArtifact[standard_artifacts.Examples],
-    spec: tfx.dsl.components.Parameter[str],
+    retrieval: InputArtifact[standard_artifacts.Model],
+    ranking: InputArtifact[standard_artifacts.Model],
+    transform_graph: InputArtifact[standard_artifacts.TransformGraph],
+    transformed_examples: InputArtifact[standard_artifacts.Examples],
+    examples: OutputArtifact[standard_artifacts.Examples],
+    spec: Parameter[str],
 ) -> None:
     """Rank what retrieval returns when a user asks, and write each candidate with what became of it."""
     whole = Spec.model_validate_json(spec)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
-from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact
+from tfx.dsl.component.experimental.decorators import component
 from tfx.types import Artifact, artifact_utils, standard_artifacts
 from tfx.utils import io_utils
 
@@ -19,10 +20,10 @@ ANOMALIES = "SchemaDiff.pb"
 MIN_DOMAIN_MASS = 0.9
 
 
-@tfx.dsl.components.component
+@component
 def SchemaGen(  # noqa: N802 (TFX's name for the step)
-    statistics: tfx.dsl.components.InputArtifact[standard_artifacts.ExampleStatistics],
-    schema: tfx.dsl.components.OutputArtifact[standard_artifacts.Schema],
+    statistics: InputArtifact[standard_artifacts.ExampleStatistics],
+    schema: OutputArtifact[standard_artifacts.Schema],
 ) -> None:
     """Infer one schema from all splits; a feature belongs to the environments of the splits that have it."""
     merged = schema_pb2.Schema()
@@ -50,11 +51,11 @@ def SchemaGen(  # noqa: N802 (TFX's name for the step)
     io_utils.write_pbtxt_file(str(Path(schema.uri, "schema.pbtxt")), merged)
 
 
-@tfx.dsl.components.component
+@component
 def ExampleValidator(  # noqa: N802 (TFX's name for the step)
-    statistics: tfx.dsl.components.InputArtifact[standard_artifacts.ExampleStatistics],
-    schema: tfx.dsl.components.InputArtifact[standard_artifacts.Schema],
-    anomalies: tfx.dsl.components.OutputArtifact[standard_artifacts.ExampleAnomalies],
+    statistics: InputArtifact[standard_artifacts.ExampleStatistics],
+    schema: InputArtifact[standard_artifacts.Schema],
+    anomalies: OutputArtifact[standard_artifacts.ExampleAnomalies],
 ) -> None:
     """Hold every split against the schema, in its own environment.
 

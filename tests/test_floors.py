@@ -81,6 +81,11 @@ def late():
     assert not is_within("tfx_bsl", "tfx")
 
 
+def test_nothing_imports_all_of_tfx() -> None:
+    # ``tfx.v1`` imports Vertex AI's client too, which takes eight seconds of each process of a pipeline.
+    assert [pair for floor in FLOORS for pair in found(ROOT / floor) if is_within(pair[1], "tfx.v1")] == []
+
+
 @pytest.mark.parametrize("floor", FLOORS)
 def test_a_floor_imports_only_itself_and_those_below(floor: str) -> None:
     allowed = [f"twotower.{below}" for below in FLOORS[: FLOORS.index(floor) + 1]]

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tiny_shop
-from tfx import v1 as tfx
+from tfx.components.trainer.fn_args_utils import FnArgs
 
 from twotower.features.errors import InputError
 from twotower.features.model_choices import TwoTower
@@ -170,7 +170,7 @@ def test_a_trainer_step_and_a_worker_train_as_one_process_does(
     command = [sys.executable, "-m", "twotower.pipeline.cli", "worker", "--out", str(two)]
     with processes(jobs, command, without="chief") as started:
         run_fn(
-            tfx.components.FnArgs(
+            FnArgs(
                 transform_graph_path=task.graph,
                 train_files=[str(shop.examples / "Split-train" / "*")],
                 model_run_dir=task.run,
