@@ -1,10 +1,10 @@
 """Cost of each step of ``twotower run`` against purchases, users and items: measured, fitted, and extrapolated.
 
-    python benchmarks/scale.py --out FOLDER --largest 1000000 --at-once 2
+    python benchmarks/scale.py --out FOLDER --largest 5000000 --at-once 2
     python benchmarks/scale.py
 
-Seven synthetic shops: three on a line, ten times as large each, with ten purchases a user and as many items as users,
-and four beside the line, in each of which something else grows alone. What a step takes is fitted as a start and so
+Eight synthetic shops: four on a line, ten times as large each, with ten purchases a user and as many items as users,
+and four beside its second, in each of which something else grows alone. What a step takes is fitted as a start and so
 much for each purchase, user, item and so on (``cost_fit.py``). The command writes ``benchmarks/scale/measured.json``,
 ``benchmarks/scale/results.md`` and ``docs/sizing.md``; the second form writes the two pages again from the first file.
 
@@ -41,6 +41,7 @@ SEED = 1
 HORIZON = 3
 # What the sizing page is about: purchases, users, items.
 TARGET = (100_000_000, 10_000_000, 10_000_000)
+DECADES = 3
 # Core seconds that a step must grow by over the line, or there is nothing to be straight.
 LEAST = 1.0
 MORE = "a test of 7 days, 16 times the draws and 5 snapshots"
@@ -97,17 +98,17 @@ class Measured:
 
 
 def shops(largest: int) -> list[Shop]:
-    """Two decades up to the largest, and around the middle one a shop for each thing that may grow alone."""
-    sizes = [Size(rows, rows // 10, rows // 10) for rows in (largest // 100, largest // 10, largest)]
+    """Three decades up to the largest, and around the second shop another for each thing that may grow alone."""
+    sizes = [Size(rows, rows // 10, rows // 10) for rows in (largest // 1_000, largest // 100, largest // 10, largest)]
     line = [Shop(size, 1, size.rows // 4, 1) for size in sizes]
-    middle = line[1].size
-    rows, users, items = middle.rows, middle.users, middle.items
+    second = line[1].size
+    rows, users, items = second.rows, second.users, second.items
     return [
         *line,
         Shop(Size(5 * rows, users, items), 1, rows // 4, 1),
         Shop(Size(rows, 5 * users, items), 1, rows // 4, 1),
         Shop(Size(rows, users, 10 * items), 1, rows // 4, 1),
-        Shop(middle, 7, 4 * rows, 5),
+        Shop(second, 7, 4 * rows, 5),
     ]
 
 
@@ -193,7 +194,7 @@ def fits(found: Sequence[Measured], what: str) -> dict[str, Fit]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="measure, and make the shops here")
-    parser.add_argument("--largest", type=int, default=1_000_000, help="purchases of the largest shop")
+    parser.add_argument("--largest", type=int, default=5_000_000, help="purchases of the largest shop")
     parser.add_argument("--at-once", type=int, default=1, help="shops that run beside each other")
     parser.add_argument("--minutes", type=float, default=60, help="longest run of a shop; its finished steps count")
     arguments = parser.parse_args()
@@ -224,9 +225,9 @@ def measure_all(wanted: Sequence[Shop], out: Path, at_once: int, minutes: float)
 
 
 def line(found: Sequence[Measured]) -> list[Measured]:
-    """The three shops on the line, smallest first."""
+    """The shops on the line, smallest first."""
     largest = max(one.shop.size.rows for one in found)
-    wanted = shops(largest)[:3]
+    wanted = shops(largest)[: DECADES + 1]
     return sorted((one for one in found if one.shop in wanted), key=lambda one: one.shop.size.rows)
 
 
@@ -287,19 +288,25 @@ def _line_table(found: Sequence[Measured]) -> list[str]:
         "Ingest, StatisticsGen and Transform": ON_BEAM,
         **{name: (name,) for name, drivers in OF_STEP.items() if drivers},
     }
-    lines = ["| on the line | first decade | second decade | deviation |", "|---|---:|---:|---:|"]
+    lines = ["| on the line | first decade | second | third | deviation |", "|---|---:|---:|---:|---:|"]
     rows = [one.shop.size.rows for one in found]
     for name, steps in groups.items():
-        if len(found) < 3 or any(step not in one.steps for one in found for step in steps):
+        if len(found) <= DECADES or any(step not in one.steps for one in found for step in steps):
             continue
         costs = [sum(one.steps[step].cpu for step in steps) for one in found]
         if costs[-1] - costs[0] < LEAST:  # as good as no line
             continue
         each = [1e6 * (b - a) / (m - n) for a, b, n, m in zip(costs, costs[1:], rows, rows[1:], strict=False)]
-        lines.append(f"| {name} | {each[0]:.1f} | {each[1]:.1f} | {bend(rows, costs):+.0%} |")
+        decades = " | ".join(f"{cost:.1f}" for cost in each)
+        lines.append(f"| {name} | {decades} | {bend(rows[-3:], costs[-3:]):+.0%} |")
     if len(lines) == 2:
-        return ["No step that depends on the shop was finished by all three shops on the line."]
-    return ["Core microseconds that a purchase more costs, with a tenth of a user and of an item:", "", *lines]
+        return ["No step that depends on the shop was finished by all shops on the line."]
+    return [
+        "Core microseconds that a purchase more costs, with a tenth of a user and of an item, and by how much it is",
+        "dearer in the third decade than in the second:",
+        "",
+        *lines,
+    ]
 
 
 def save(found: Sequence[Measured], file: Path) -> None:

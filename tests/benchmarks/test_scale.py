@@ -260,8 +260,8 @@ def test_what_was_measured_is_read_back_and_makes_both_pages(scale: Any, tmp_pat
     scale.save(found, tmp_path / "measured.json")
     assert scale.load(tmp_path / "measured.json") == found
     text = scale.results(found)
-    assert "| Ingest, StatisticsGen and Transform | 60.0 | 60.0 | +0% |" in text
-    assert "| Ingest | 20.0 | 20.0 | +0% |" in text
+    assert "| Ingest, StatisticsGen and Transform | 60.0 | 60.0 | 60.0 | +0% |" in text
+    assert "| Ingest | 20.0 | 20.0 | 20.0 | +0% |" in text
     page = scale.page(
         scale.fits(found, "cpu"), scale.fits(found, "peak_mb"), scale.plans(*scale.TARGET), scale.summary(found)
     )
