@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ SPEC: dict[str, Any] = {
     "serving": {"exact_below": 1000},
 }
 
+TWO_WORKERS = ("--beam-runner", "direct", "--", "--direct_num_workers=2")
+
 pytestmark = pytest.mark.slow
 
 
@@ -47,12 +50,12 @@ def events() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["user", "item", "time", "kind"])
 
 
-def run(folder: Path, split: dict[str, str], **evaluation: int) -> tuple[Outputs, str]:
+def run(folder: Path, split: dict[str, str], engine: Sequence[str] = (), **evaluation: int) -> tuple[Outputs, str]:
     spec = {**SPEC, "split": split, "evaluation": {**SPEC["evaluation"], **evaluation}}
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     command = [sys.executable, "-m", "twotower.pipeline.cli", "run"]
     done = subprocess.run(
-        [*command, "--spec", str(folder / "spec.yaml"), "--out", str(folder / "out")],
+        [*command, "--spec", str(folder / "spec.yaml"), "--out", str(folder / "out"), *engine],
         capture_output=True,
         text=True,
         check=False,
@@ -87,13 +90,13 @@ def test_leave_last_out(tmp_path: Path) -> None:
     assert "leave last out: each user&#39;s last basket is the test" in report
 
 
-def test_given_and_only_some_users_asked(tmp_path: Path) -> None:
+def test_given_and_only_some_users_asked_on_two_worker_processes(tmp_path: Path) -> None:
     table = events()
     last = table.groupby("user").time.transform("max")
     test = (table.time > last - 20 * DAY) & (table.user.str[-1] < "5")
     table[~test].to_csv(tmp_path / "events.csv", index=False)
     table[test].to_csv(tmp_path / "later.csv", index=False)
-    outputs, report = run(tmp_path, {"kind": "given", "test": "later.csv"}, max_users=20)
+    outputs, report = run(tmp_path, {"kind": "given", "test": "later.csv"}, TWO_WORKERS, max_users=20)
     assert table[test].user.nunique() == USERS // 2
     check(outputs, table[test], 20)
     assert "given test: later.csv" in report
