@@ -129,4 +129,9 @@ def test_the_clients_generated_code_is_of_its_proto(tmp_path: Path) -> None:
     package = Path(wire_pb2.__file__).parent
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{package.parent}", f"--python_out={tmp_path}"]
     subprocess.run([*command, "twotower_client/wire.proto"], check=True)
-    assert (tmp_path / "twotower_client" / "wire_pb2.py").read_text() == Path(wire_pb2.__file__).read_text()
+    made, ours = ((folder / "wire_pb2.py").read_text() for folder in (tmp_path / "twotower_client", package))
+    version = "# Protobuf Python Version: 4.25.1\n"
+    assert version in ours
+    if version not in made:
+        pytest.skip("the generator of the current version set is a newer one")
+    assert made == ours
