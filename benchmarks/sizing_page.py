@@ -351,8 +351,8 @@ def limits(seconds: Mapping[str, Fit], peaks: Mapping[str, Fit], plans: Sequence
                 found.append((share * plan.drivers["purchases"], f"{what} ({plan.name})"))
     if not found:
         return [
-            f"On one machine of {MACHINE} GB, nothing that is extrapolated here: no step's memory fills it, and none but",
-            "those that spread over workers takes longer than a day on one core.",
+            f"On one machine of {MACHINE} GB, nothing that is extrapolated here: no step's memory fills it, and none",
+            "but those that spread over workers takes longer than a day on one core.",
         ]
     return [
         f"On one machine of {MACHINE} GB, a shop that grows towards this one (ten purchases a user, as many items as",

@@ -39,9 +39,9 @@ LOGGER = logging.getLogger(__name__)
 MAX_BODY_BYTES = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 # Protobuf 5 has another name for it.
-_PRINT_DEFAULTS = "including_default_value_fields"
-if _PRINT_DEFAULTS not in inspect.signature(json_format.MessageToJson).parameters:
-    _PRINT_DEFAULTS = "always_print_fields_with_no_presence"
+_OLD_NAME, _NEW_NAME = "including_default_value_fields", "always_print_fields_with_no_presence"
+_KNOWN_NAMES = inspect.signature(json_format.MessageToJson).parameters
+_PRINT_DEFAULTS: dict[str, Any] = {_OLD_NAME if _OLD_NAME in _KNOWN_NAMES else _NEW_NAME: True}
 _WHICH = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _PREDICTION = re.compile(rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)", re.IGNORECASE)
 _STATUS = re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE)
@@ -253,4 +253,4 @@ def _spec(match: re.Match[str]) -> model_pb2.ModelSpec:
 
 
 def _as_json(message: Any) -> bytes:
-    return json_format.MessageToJson(message, preserving_proto_field_name=True, **{_PRINT_DEFAULTS: True}).encode()
+    return json_format.MessageToJson(message, preserving_proto_field_name=True, **_PRINT_DEFAULTS).encode()
