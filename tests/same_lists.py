@@ -8,9 +8,8 @@ import numpy as np
 
 # What the shape of a batch may change of a score by the order of its sums.
 TOLERANCE = 1e-4
-# A number within that rounding of a tree's threshold takes the tree's other branch: few do, and a tree says little. Its
-# logit counts half; where a probability is steepest, 0.4 more of it are 0.05.
-STEP = 0.05
+# A number within that rounding of a tree's threshold takes the tree's other branch: few do, and a tree says little.
+STEP = 0.02
 STEPPING = 0.001
 
 Ranked = Sequence[tuple[str, float]]
