@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cost_fit import OF_STEP, Drivers, Fit
+from cost_fit import OF_STEP, PRODUCTS, Drivers, Fit
 
 # Drivers are counted in these: "100 x 3.1 s" is read sooner than "100,000,000 x 0.0000031 s".
 UNITS: Mapping[str, tuple[float, str]] = {
@@ -320,7 +320,7 @@ def reached(found: Fit, drivers: Drivers, limit: float) -> float | None:
     """The share of a shop's size at which a cost reaches a limit, where everything grows alike; None: not before 1."""
 
     def of(share: float) -> float:
-        plain = {name: share * drivers[name] for name in drivers if " x " not in name}
+        plain = {name: share * drivers[name] for name in drivers if name not in PRODUCTS}
         return found.at(with_products(plain))
 
     if of(1.0) <= limit:

@@ -149,6 +149,15 @@ def vectors(shop: tiny_shop.Shop, folder: Path) -> tuple[npt.NDArray[np.float32]
     return retriever.items, retriever.embed_latest(np.arange(len(tiny_shop.USERS)), tiny_shop.SPLIT)
 
 
+def assert_same_towers(shop: tiny_shop.Shop, ours: Path, expected: Path) -> None:
+    """But for what all items have in common: no score depends on it, so that its gradient is rounding, by which Adam
+    moves it all the same.
+    """
+    (our_items, our_users), (items, users) = vectors(shop, ours), vectors(shop, expected)
+    np.testing.assert_allclose(our_items - our_items.mean(axis=0), items - items.mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(our_users, users, atol=1e-3)
+
+
 def member(folder: Path) -> list[str]:
     return [sys.executable, "-m", "twotower.models.cluster_member", str(folder / TASK_FILE), str(LIMIT)]
 
@@ -181,11 +190,8 @@ def test_a_trainer_step_and_a_worker_train_as_one_process_does(
         assert {status for status, _ in ended(started).values()} == {0}
     np.testing.assert_allclose(curve(two), expected, rtol=1e-4)
     assert expected[0] - expected[-1] > 0.1
-    # The chief's model is saved once, whole, and is the one process's. But for what all items have in common: no score
-    # depends on it, so that its gradient is rounding, by which Adam moves it all the same.
-    (our_items, our_users), (items, users) = vectors(shop, two), vectors(shop, one)
-    np.testing.assert_allclose(our_items - our_items.mean(axis=0), items - items.mean(axis=0), atol=1e-3)
-    np.testing.assert_allclose(our_users, users, atol=1e-3)
+    # The chief's model is saved once, whole.
+    assert_same_towers(shop, two, one)
 
 
 def test_gradients_of_two_replicas_are_those_of_the_whole_step(tmp_path: Path) -> None:
@@ -226,9 +232,7 @@ def test_replicas_stop_early_as_one_process_does(shop: tiny_shop.Shop, tmp_path:
     assert {status for status, _ in found.values()} == {0}, found
     np.testing.assert_allclose(curve(two), expected, rtol=1e-4)
     np.testing.assert_allclose(curve(two, "ndcg"), curve(one, "ndcg"))
-    (our_items, our_users), (items, users) = vectors(shop, two), vectors(shop, one)
-    np.testing.assert_allclose(our_items - our_items.mean(axis=0), items - items.mean(axis=0), atol=1e-3)
-    np.testing.assert_allclose(our_users, users, atol=1e-3)
+    assert_same_towers(shop, two, one)
 
 
 def test_parameter_servers_stop_early_and_keep_the_best_weights(shop: tiny_shop.Shop, tmp_path: Path) -> None:

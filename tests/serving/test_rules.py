@@ -149,11 +149,11 @@ def test_recommend_is_its_definition(ruled: Composed, reference: Reference, rows
         found = [name for name in answer["item_ids"][place].tolist() if name]
         assert set(found) <= reference.allowed(rule)
         values = answer["scores"][place, : len(found)]
-        np.testing.assert_allclose(values, [value for _, value in expected], atol=5e-5)
+        np.testing.assert_allclose(values, [value for _, value in expected], atol=1e-5)
         if len(np.unique(values.round(5))) == len(values):  # equal values may stand in either order
             assert found == [name for name, _ in expected]
         bought = [reference.bought[user][name] for name in found]
-        np.testing.assert_allclose(answer["score_bought"][place, : len(found)], bought, atol=5e-5)
+        np.testing.assert_allclose(answer["score_bought"][place, : len(found)], bought, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
