@@ -94,12 +94,16 @@ class _Events:
     """The known events of b histories, flat, each row's most recent first: [events] each.
 
     ``baskets`` numbers each row's baskets from the most recent, 0; ``opens`` is 1 for a basket's first event, and
-    ``new`` for an item's most recent one, else 0.
+    ``new`` for an item's most recent one, else 0. ``decayed`` [events, half-lives] is what is left of an event since
+    the row's ``last`` [b], and ``left`` [b, half-lives] of that one: of an event long ago alone, nothing would be left.
     """
 
     items: tf.Tensor
     rows: tf.Tensor
     ages: tf.Tensor
+    last: tf.Tensor
+    decayed: tf.Tensor
+    left: tf.Tensor
     baskets: tf.Tensor
     opens: tf.Tensor
     new: tf.Tensor
@@ -116,7 +120,9 @@ class _Events:
         found, pair = tf.unique(places[:, 0] * tf.cast(n_items, tf.int64) + tf.cast(items, tf.int64))
         firsts = tf.math.unsorted_segment_min(tf.range(tf.size(pair)), pair, tf.size(found))
         new = tf.scatter_nd(firsts[:, tf.newaxis], tf.ones_like(firsts, tf.float32), tf.shape(pair))
-        return cls(items, rows, ages, baskets, tf.cast(opens, tf.float32), new, batch)
+        last = tf.math.unsorted_segment_min(ages, rows, batch)
+        decayed, opens = _decayed(ages - tf.gather(last, rows)), tf.cast(opens, tf.float32)
+        return cls(items, rows, ages, last, decayed, _decayed(last), baskets, opens, new, batch)
 
 
 @dataclass(frozen=True)
@@ -164,13 +170,16 @@ def _kinds(rows: tf.Tensor, groups: Sequence[tf.Tensor], axis: int) -> tf.Tensor
 
 
 def _user(events: _Events) -> Named:
-    """[b] each, not yet log1p."""
-    columns = [events.opens[:, tf.newaxis] * tf.concat([tf.ones_like(events.ages)[:, tf.newaxis], _decayed(events)], 1)]
+    """[b] each, not yet log1p; and ``decayed`` [b, half-lives], the baskets since the last one."""
+    columns = [events.opens[:, tf.newaxis] * events.decayed, events.opens[:, tf.newaxis]]
     columns += [events.new[:, tf.newaxis], tf.ones_like(events.new)[:, tf.newaxis]]
     sums = tf.math.unsorted_segment_sum(tf.concat(columns, axis=1), events.rows, events.batch)
-    user = dict(zip(("count", *RECENT, "distinct", "lines"), tf.unstack(sums, axis=1), strict=True))
+    decayed = sums[:, : len(HALF_LIVES)]
+    found = [decayed * events.left, sums[:, len(HALF_LIVES) :]]
+    user = dict(zip((*RECENT, "count", "distinct", "lines"), tf.unstack(tf.concat(found, 1), axis=1), strict=True))
+    user["decayed"] = decayed
     some = user["count"] > 0
-    user["last"] = tf.where(some, tf.math.unsorted_segment_min(events.ages, events.rows, events.batch), NEVER)
+    user["last"] = tf.where(some, events.last, NEVER)
     user["first"] = tf.where(some, tf.math.unsorted_segment_max(events.ages, events.rows, events.batch), NEVER)
     return user
 
@@ -187,19 +196,22 @@ def _of_keys(events: _Events, keys: _Keys, user: Named) -> Named:
     latest = tf.where(starts)[:, 0]
     earliest = tf.concat([latest[1:], tf.shape(number, tf.int64)], axis=0)[: tf.size(latest)] - 1
 
+    last, first = tf.gather(ages, latest), tf.gather(ages, earliest)
+    count = tf.cast(earliest - latest + 1, tf.float32)
+    mean = tf.math.divide_no_nan(first - last, count - 1.0)
+
     gaps = tf.where(starts, 0.0, ages - tf.concat([ages[:1], ages[:-1]], axis=0))
+    # Squares of what is away from the mean: those of the gaps less the mean's would leave little but rounding.
+    away = tf.where(starts, 0.0, gaps - tf.gather(mean, number))
     latest_gaps = tf.where(starts, tf.concat([gaps[1:], gaps[:1]], axis=0), 0.0)
     year_ago = tf.cast((ages > 304) & (ages <= 395), tf.float32)
-    columns = tf.stack([tf.ones_like(ages), gaps * gaps, latest_gaps, year_ago], axis=1)
-    decayed = tf.gather(_decayed(events), order)
-    sums = tf.math.unsorted_segment_sum(tf.concat([columns, decayed], axis=1), number, n_keys)
-    count, squares, latest_gap, year_ago, *recent = tf.unstack(sums, axis=1)
-    last, first = tf.gather(ages, latest), tf.gather(ages, earliest)
-    mean = tf.math.divide_no_nan(first - last, count - 1.0)
-    variance = tf.math.divide_no_nan(squares, count - 1.0) - mean * mean
-    spread = tf.math.divide_no_nan(tf.sqrt(tf.maximum(variance, 0.0)), mean)
-    all_baskets = tf.gather(tf.stack([user[name] for name in RECENT], axis=1), tf.gather(events.rows, order))
-    parts = tf.math.divide_no_nan(sums[:, 4:], tf.gather(all_baskets, latest))
+    columns = tf.stack([away * away, latest_gaps, year_ago], axis=1)
+    sums = tf.math.unsorted_segment_sum(tf.concat([columns, tf.gather(events.decayed, order)], axis=1), number, n_keys)
+    squares, latest_gap, year_ago = tf.unstack(sums[:, :3], axis=1)
+    spread = tf.math.divide_no_nan(tf.sqrt(tf.math.divide_no_nan(squares, count - 1.0)), mean)
+    rows = tf.gather(events.rows, tf.gather(order, latest))
+    recent = tf.unstack(sums[:, 3:] * tf.gather(events.left, rows), axis=1)
+    parts = tf.math.divide_no_nan(sums[:, 3:], tf.gather(user["decayed"], rows))
     return {
         "baskets": count,
         "count": count,
@@ -231,6 +243,6 @@ def _changes(values: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.ones_like(values[:1], tf.bool), values[1:] != values[:-1]], axis=0)
 
 
-def _decayed(events: _Events) -> tf.Tensor:
-    """[events, half-lives] what is left of each event."""
-    return tf.pow(2.0, -events.ages[:, tf.newaxis] / tf.constant(HALF_LIVES, tf.float32))
+def _decayed(ages: tf.Tensor) -> tf.Tensor:
+    """[n, half-lives] what is left after ages [n]."""
+    return tf.pow(2.0, -ages[:, tf.newaxis] / tf.constant(HALF_LIVES, tf.float32))
