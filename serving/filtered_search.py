@@ -33,8 +33,9 @@ def search(
     Args:
         index: a loaded ``IndexExport``.
         n_items: size of the catalogue.
-        filters: at least one.
-        inputs: theirs, and ``excluded`` [b, e], rows that are not allowed either.
+        filters: of the request.
+        inputs: theirs, and ``excluded`` [b, e], rows that are not allowed either; what is no row of the catalogue is
+            padding.
         vectors: [b, dim] of the queries.
         wanted: [] how many items.
 
@@ -66,8 +67,10 @@ def _search_row(
         counts.append(tf.where(each.used(inputs)[0], count, n_items))
         sources.append(rows)
     counts = tf.stack(counts)
-    unfiltered = ~rules.used(filters, inputs)[0]
-    needed = tf.cast(wanted + tf.shape(inputs["excluded"])[1], tf.float32)
+    unfiltered = ~rules.used(filters, inputs)[0] if filters else tf.constant(True)
+    # Of the row itself: what the index finds must not depend on how wide its neighbours have made the table.
+    excluded = tf.reduce_sum(tf.cast(inputs["excluded"] < n_items, tf.int32))
+    needed = tf.cast(wanted + excluded, tf.float32)
     share = tf.maximum(tf.reduce_prod(tf.cast(counts, tf.float32) / float(n_items)), 1e-9)
     asked = tf.where(unfiltered, needed, MARGIN * needed / share)
     asked = tf.cast(tf.minimum(asked, float(n_items)), tf.int32)

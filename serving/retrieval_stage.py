@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from twotower.features.spec import Spec
@@ -64,18 +63,16 @@ class RetrievalStage(tf.Module):
 
     def best(self, inputs: Tensors, vectors: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and rows [b, wanted] of the best allowed items, best first; padded with -inf and ``ids.size``."""
-        excluded = self._ids.rows(inputs[EXCLUDED])
-        if not self._filters:
-            return self._unfiltered(excluded, vectors, wanted)
-
-        def filtered() -> tuple[tf.Tensor, tf.Tensor]:
-            given = {**inputs, "excluded": excluded}
-            scores, rows = filtered_search.search(self._index, self._n_items, self._filters, given, vectors, wanted)
-            return scores, tf.where(rows < 0, self._ids.size, rows)
-
-        used = tf.reduce_any(rules.used(self._filters, inputs))
-        best: tuple[tf.Tensor, tf.Tensor] = tf.cond(used, filtered, lambda: self._unfiltered(excluded, vectors, wanted))
-        return best
+        given = {**inputs, "excluded": self._ids.rows(inputs[EXCLUDED])}
+        narrowed = tf.reduce_any(given["excluded"] < self._n_items)
+        if self._filters:
+            narrowed |= tf.reduce_any(rules.used(self._filters, inputs))
+        scores, rows = tf.cond(
+            narrowed,
+            lambda: filtered_search.search(self._index, self._n_items, self._filters, given, vectors, wanted),
+            lambda: self._index.search(vectors, wanted),
+        )
+        return scores, tf.where(rows < 0, self._ids.size, rows)
 
     def candidates(self, inputs: Tensors, features: Tensors, vectors: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         """[b, m] rows of the best ``wanted`` items and of the history's, each once and allowed, ascending; padded."""
@@ -87,17 +84,3 @@ class RetrievalStage(tf.Module):
         if self._filters:
             keep &= rules.allows(self._filters, inputs, rows)
         return tf.ragged.boolean_mask(rows, keep).to_tensor(self._ids.size)
-
-    def _unfiltered(self, excluded: tf.Tensor, vectors: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        asked = tf.minimum(wanted + tf.shape(excluded)[1], self._n_items)
-        scores, rows = self._index.search(vectors, asked)
-        missing = [[0, 0], [0, tf.maximum(wanted - asked, 0)]]
-        scores = tf.pad(scores, missing, constant_values=-np.inf)
-        rows = tf.pad(rows, missing, constant_values=-1)
-        keep = (rows >= 0) & ~contains(excluded, rows)
-        # Without the limit a row's candidates would depend on how many items its neighbours in the batch exclude.
-        keep &= tf.cumsum(tf.cast(keep, tf.int32), axis=1) <= wanted
-        # What is kept comes first, in its order.
-        order = tf.argsort(tf.cast(~keep, tf.int32), axis=1, stable=True)[:, :wanted]
-        scores, rows = tf.where(keep, scores, -np.inf), tf.where(keep, rows, self._ids.size)
-        return tf.gather(scores, order, batch_dims=1), tf.gather(rows, order, batch_dims=1)

@@ -8,7 +8,8 @@ import numpy as np
 
 # What the shape of a batch may change of a score by the order of its sums.
 TOLERANCE = 1e-4
-# A number within that rounding of a tree's threshold takes the tree's other branch: few do, and a tree says little.
+# Within that rounding of the last candidate's retrieval score, an item is a candidate in one list alone; and of a tree's
+# threshold, a number takes the tree's other branch. Few do, and both say little of the list's best.
 STEP = 0.02
 STEPPING = 0.001
 
