@@ -8,8 +8,8 @@ import numpy as np
 
 # What the shape of a batch may change of a score by the order of its sums.
 TOLERANCE = 1e-4
-# Within that rounding of the last candidate's retrieval score, an item is a candidate in one list alone; and of a tree's
-# threshold, a number takes the tree's other branch. Few do, and both say little of the list's best.
+# An item within that rounding of the last candidate is one in one list alone, and a number of a tree's threshold takes
+# the other branch. Few do, and both say little of the list's best.
 STEP = 0.02
 STEPPING = 0.001
 
