@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import time
 from dataclasses import dataclass, field
 
@@ -49,6 +50,10 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
         deployment = runner_utils.extract_local_deployment_config(pipeline)
         config = deployment.metadata_connection_config
         connection = metadata.Metadata(getattr(config, config.WhichOneof("connection_config")))
+        # A million objects of the libraries are here to stay: the collector would go through them again and again while
+        # Beam makes its elements, which took 7% of Ingest.
+        gc.collect()
+        gc.freeze()
         for number, node in enumerate(pipeline.nodes, start=1):
             name = node.pipeline_node.node_info.id
             self.console.print(f"[bold]{number:>2}/{len(pipeline.nodes)}[/] {name}", highlight=False)
