@@ -40,6 +40,11 @@ class Events:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled as bytes: Beam shuffles little else, and arrays of a few events would be mostly headers."""
+        context = {name: _packed(values) for name, values in self.context.items()}
+        return _unpickled, (_packed(self.items), self.times.tobytes(), self.quantities.tobytes(), context)
+
     def take(self, rows: npt.NDArray[np.int64] | slice) -> Events:
         """These rows of the events."""
         context = {name: values[rows] for name, values in self.context.items()}
@@ -56,6 +61,21 @@ class Events:
             {name: np.concatenate([part.context[name] for part in parts]) for name in names},
         )
         return joined.take(np.lexsort((*joined.context.values(), joined.quantities, joined.items, joined.times)))
+
+
+def _packed(labels: npt.NDArray[np.bytes_]) -> tuple[str, bytes]:
+    return labels.dtype.str, labels.tobytes()
+
+
+def _unpickled(
+    items: tuple[str, bytes], times: bytes, quantities: bytes, context: Mapping[str, tuple[str, bytes]]
+) -> Events:
+    return Events(
+        np.frombuffer(items[1], items[0]),
+        np.frombuffer(times, np.int64),
+        np.frombuffer(quantities, np.float32),
+        {name: np.frombuffer(values, kind) for name, (kind, values) in context.items()},
+    )
 
 
 def interaction_columns(interactions: Interactions, context: Mapping[str, Feature]) -> list[str]:

@@ -8,12 +8,14 @@ TFX is imported here: every worker process of Beam would spend its first half mi
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
 
 from twotower.features import columns, records
 from twotower.features.errors import InputError
@@ -116,7 +118,20 @@ HISTORY_SCHEMA = pa.schema(
 ITEM_SCHEMA = pa.schema([("item_id", pa.string()), ("description", pa.string())])
 
 
-class _ReadEvents(beam.DoFn):
+class _Counting(beam.DoFn):
+    """Counts by label: a side output with one number a label and bundle, which Beam would not add up as quickly."""
+
+    def start_bundle(self) -> None:
+        """Forget what the last bundle counted."""
+        self._counts: Counter[str] = Counter()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        """Pass the counts on."""
+        for count in self._counts.items():
+            yield beam.pvalue.TaggedOutput("counts", GlobalWindows.windowed_value(count))
+
+
+class _ReadEvents(_Counting):
     """A file to (user, events) a chunk and user; side output: counts."""
 
     def __init__(self, spec: Spec) -> None:
@@ -127,10 +142,10 @@ class _ReadEvents(beam.DoFn):
         source = spec.interactions
         wanted = records.interaction_columns(source, spec.context)
         for chunk in read_chunks(Path(file), source.file_format(Path(file)), wanted):
-            yield beam.pvalue.TaggedOutput("counts", ("interactions: rows read", len(chunk)))
+            self._counts["interactions: rows read"] += len(chunk)
             grouped, dropped = records.events_by_user(chunk, spec)
             for reason, count in dropped.items():
-                yield beam.pvalue.TaggedOutput("counts", (f"dropped: {reason}", count))
+                self._counts[f"dropped: {reason}"] += count
             yield from grouped.items()
 
 
@@ -165,7 +180,7 @@ class _ReadDerived(beam.DoFn):
                     yield beam.pvalue.TaggedOutput(prefix, row)
 
 
-class _ReadEntities(beam.DoFn):
+class _ReadEntities(_Counting):
     """A file of the users or items table to (id, (row number, record, description)); side output: counts."""
 
     def __init__(self, prefix: str, table: EntityTable) -> None:
@@ -175,17 +190,17 @@ class _ReadEntities(beam.DoFn):
     def process(self, file: str) -> Iterator[Any]:
         table, name = self._table, Path(file)
         for chunk in read_chunks(name, table.file_format(name), records.entity_columns(table)):
-            yield beam.pvalue.TaggedOutput("counts", (f"{self._prefix}s: rows read", len(chunk)))
+            self._counts[f"{self._prefix}s: rows read"] += len(chunk)
             kept, dropped = columns.apply_drops(chunk, table.drop)
             for reason, count in dropped.items():
-                yield beam.pvalue.TaggedOutput("counts", (f"dropped {self._prefix}s: {reason}", count))
+                self._counts[f"dropped {self._prefix}s: {reason}"] += count
             if len(kept):
                 rows = records.entity_rows(kept, self._prefix, table)
                 for (key, record, text), number in zip(rows, kept.rows.tolist(), strict=True):
                     yield key, (number, record, text, file)
 
 
-class _ReadPromotions(beam.DoFn):
+class _ReadPromotions(_Counting):
     """A file of promotions to (item, promotions) a chunk and item; side output: counts."""
 
     def __init__(self, table: Promotions) -> None:
@@ -194,7 +209,7 @@ class _ReadPromotions(beam.DoFn):
     def process(self, file: str) -> Iterator[Any]:
         name = Path(file)
         for chunk in read_chunks(name, self._table.file_format(name), promotion_columns(self._table)):
-            yield beam.pvalue.TaggedOutput("counts", ("promotions: rows read", len(chunk)))
+            self._counts["promotions: rows read"] += len(chunk)
             yield from promotions_by_item(chunk, self._table).items()
 
 
@@ -219,7 +234,7 @@ class _OneRow(beam.DoFn):
         yield name, (ordered[-1][1], ordered[-1][2])
 
 
-class _Timelines(beam.DoFn):
+class _Timelines(_Counting):
     """A user's events and features to a train example, and an eval example where there is something to predict."""
 
     def __init__(self, spec: Spec) -> None:
@@ -227,6 +242,7 @@ class _Timelines(beam.DoFn):
 
     def start_bundle(self) -> None:
         """Forget the last bundle's items; each item is passed on once a bundle, not once a user."""
+        super().start_bundle()
         self._bought: set[bytes] = set()
 
     def process(self, element: tuple[bytes, Any]) -> Iterator[Any]:
@@ -234,7 +250,7 @@ class _Timelines(beam.DoFn):
         parts, given = list(joined["events"]), list(joined["test"])
         features = next((row[0] for row in joined["features"]), None)
         if not parts and not given:
-            yield beam.pvalue.TaggedOutput("counts", ("users: without a purchase", 1))
+            self._counts["users: without a purchase"] += 1
             return
         history, labels = divide(self._spec, name, parts, given)
         beyond = max(0, len(history) + len(labels) - self._spec.interactions.max_events_per_user)
@@ -243,26 +259,26 @@ class _Timelines(beam.DoFn):
             history.take(slice(beyond, None)),
             labels.take(slice(max(0, beyond - len(history)), None)),
         )
-        counts = {
-            "dropped: beyond max_events_per_user": beyond,
-            "users: with purchases": 1,
-            "users: with a row of their own": int(features is not None),
-            "interactions: train": len(history),
-            "interactions: test": len(labels),
-        }
+        self._counts.update(
+            {
+                "dropped: beyond max_events_per_user": beyond,
+                "users: with purchases": 1,
+                "users: with a row of their own": int(features is not None),
+                "interactions: train": len(history),
+                "interactions: test": len(labels),
+                "users: train": int(len(history) > 0),
+                "users: test": int(len(labels) > 0),
+            }
+        )
         if len(history):
-            counts["users: train"] = 1
             yield records.serialize(records.timeline_record(name, features or {}, history, None))
         if len(labels):
-            counts["users: test"] = 1
             record = records.timeline_record(name, features or {}, history, labels)
             yield beam.pvalue.TaggedOutput("eval", records.serialize(record))
         new = set(history.items.tolist()) - self._bought
         self._bought |= new
         for item in new:
             yield beam.pvalue.TaggedOutput("bought", item)
-        for label, count in counts.items():
-            yield beam.pvalue.TaggedOutput("counts", (label, count))
         yield beam.pvalue.TaggedOutput(
             "histories",
             {
@@ -274,7 +290,7 @@ class _Timelines(beam.DoFn):
         )
 
 
-class _Catalogue(beam.DoFn):
+class _Catalogue(_Counting):
     """An item's row, or only its id where it was bought and has none, to an item example and a description."""
 
     def __init__(self, spec: Spec) -> None:
@@ -286,14 +302,14 @@ class _Catalogue(beam.DoFn):
         bought = any(True for _ in joined["bought"])
         promotions = promotion_record(joined["promotions"])
         if row is None and not bought:
-            yield beam.pvalue.TaggedOutput("counts", ("promotions: items that are not in the catalogue", 1))
+            self._counts["promotions: items that are not in the catalogue"] += 1
             return
         record, text = row if row is not None else ({}, "")
         yield records.serialize({"item_id": [name], **record, **promotions})
         yield beam.pvalue.TaggedOutput("descriptions", {"item_id": name.decode(), "description": text})
-        yield beam.pvalue.TaggedOutput("counts", ("items: catalogue", 1))
-        yield beam.pvalue.TaggedOutput("counts", ("items: bought in train", int(bought)))
-        yield beam.pvalue.TaggedOutput("counts", ("items: bought, without a row of their own", int(row is None)))
+        self._counts["items: catalogue"] += 1
+        self._counts["items: bought in train"] += int(bought)
+        self._counts["items: bought, without a row of their own"] += int(row is None)
 
 
 def _entities(

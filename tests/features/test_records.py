@@ -1,6 +1,7 @@
 """Cleaned rows to events and raw examples, on tables small enough to read."""
 
 import datetime as dt
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,20 @@ def test_merged_events_do_not_depend_on_the_order_of_arrival(
         strict=True,
     )
     assert sorted(merged_rows) == sorted(rows)
+
+
+@given(st.lists(event, max_size=12), st.integers(0, 12))
+def test_events_come_out_of_a_pickle_as_they_were(
+    rows: list[tuple[bytes, int, float, bytes, bytes]], first: int
+) -> None:
+    some = events(rows).take(slice(first, None))
+    found = pickle.loads(pickle.dumps(some))
+    for name in ("items", "times", "quantities"):
+        assert getattr(found, name).dtype == getattr(some, name).dtype
+        np.testing.assert_array_equal(getattr(found, name), getattr(some, name))
+    assert set(found.context) == set(some.context)
+    for name, values in some.context.items():
+        np.testing.assert_array_equal(found.context[name], values)
 
 
 def items_chunk(**changed: list[Any]) -> Chunk:
