@@ -19,7 +19,7 @@ T = TypeVar("T")
 # JSON has one kind of list; read back, it becomes a tuple, so that a summary built of tuples equals its copy.
 Many = Annotated[Sequence[T], AfterValidator(tuple)]
 
-STATUSES = ("ran", "cached", "failed")
+STATUSES = ("ran", "cached", "looked up", "failed")
 
 
 class _Strict:
@@ -30,7 +30,7 @@ class _Strict:
 
 @dataclass(frozen=True)
 class Step(_Strict):
-    """One pipeline step: status is ``ran``, ``cached`` or ``failed``; seconds is wall-clock time."""
+    """One pipeline step: status is ``ran``, ``cached``, ``looked up`` or ``failed``; seconds is wall-clock time."""
 
     name: str
     status: str

@@ -72,9 +72,9 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
                 if step.is_resolver and not done.output_dict:
                     # TFX only marks it failed, and the steps behind it would take it that there is nothing to find.
                     raise RuntimeError(f"{name} could not resolve its inputs")
-                status = "ran" if step.ran else "cached"
+                status = "looked up" if step.is_resolver else "ran" if step.ran else "cached"
             finally:
                 seconds = time.monotonic() - started
                 self.steps.append(Step(name, status, seconds))
-                style = {"ran": "green", "cached": "cyan", "failed": "red"}[status]
+                style = {"ran": "green", "cached": "cyan", "looked up": "cyan", "failed": "red"}[status]
                 self.console.print(f"      [{style}]{status}[/] in {seconds:.1f} s", highlight=False)

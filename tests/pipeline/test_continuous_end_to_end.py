@@ -250,3 +250,4 @@ def test_the_same_night_again_comes_from_the_cache(shop: Shop) -> None:
     assert status == 3
     found = dict(re.findall(r"^\s*\d+/\d+ (\S+)\n(?:    \S.*\n)*      (ran|cached|failed) in", said, re.MULTILINE))
     assert set(found.values()) == {"cached"}
+    assert re.search(r"LastBlessed\n(?:    \S.*\n)*      looked up in", said)

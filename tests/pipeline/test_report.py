@@ -566,5 +566,5 @@ def test_a_row_of_another_length_is_refused() -> None:
 
 
 def test_an_unknown_status_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"step 'Transform': status 'done', expected one of ran, cached, failed"):
+    with pytest.raises(ValueError, match=r"step 'Transform': status 'done', expected one of ran, cached, looked up"):
         Step("Transform", "done", 1.0)
