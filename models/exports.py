@@ -54,8 +54,8 @@ class TowersExport(tf.Module):
         self.history_length = tf.Variable(history_length, trainable=False)
         self.precision = tf.Variable(precision, trainable=False)
         signature = {"item_id": tf.TensorSpec([None], tf.int64, "item_id"), **feature_signature(item_encodings)}
-        self.query = tf.function(self._embed_query, [query_signature(query_encodings)])
-        self.candidate = tf.function(self._embed_items, [signature])
+        self.query = tf.function(self._embed_query, [query_signature(query_encodings)], autograph=False)
+        self.candidate = tf.function(self._embed_items, [signature], autograph=False)
 
     def _embed_query(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         return self._query(features)
@@ -75,7 +75,7 @@ class RankingExport(tf.Module):
         self._ranker = ranker
         self.item_tables = dict(getattr(ranker, "item_tables", {}))
         candidates = tf.TensorSpec([None, None], tf.int32, "candidates")
-        self.score = tf.function(self._score, [query_signature(query_encodings), candidates])
+        self.score = tf.function(self._score, [query_signature(query_encodings), candidates], autograph=False)
 
     def _score(self, features: dict[str, tf.Tensor], candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._ranker(features, candidates)

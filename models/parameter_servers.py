@@ -47,7 +47,7 @@ def train(
     # The optimizer's slots, each beside its variable.
     model.optimizer.build(model.trainable_variables)
 
-    @tf.function(input_signature=[batches.element_spec])
+    @tf.function(input_signature=[batches.element_spec], autograph=False)
     def step(batch: dict[str, tf.Tensor]) -> tf.Tensor:
         return strategy.run(model.train_step, args=(batch,))["loss"]
 

@@ -13,6 +13,7 @@ import tensorflow_recommenders as tfrs
 from twotower.features.encoding import Encoding
 from twotower.features.model_choices import MultiTask
 from twotower.models.feature_encoder import FeatureEncoder
+from twotower.models.plain_model import PlainModel
 from twotower.models.quantized import gather
 from twotower.models.ranking_features import item_table
 from twotower.models.tables import Catalogue
@@ -86,7 +87,7 @@ class RankingNetwork(tf.keras.Model):
         return {"bought": self._bought(hidden)[:, :, 0], "quantity": self._quantity(hidden)[:, :, 0]}
 
 
-class Ranking(tfrs.models.Model):
+class Ranking(PlainModel):
     """Trains a ``RankingNetwork`` on two tasks: will it be bought within the horizon, and how many."""
 
     def __init__(self, network: RankingNetwork, choice: MultiTask) -> None:

@@ -65,7 +65,7 @@ def training_lists(spec: Spec, users: Users, queries: Queries, catalogue: Catalo
 
 def _numbers(features: RankingFeatures, queries: Queries, lists: RankingLists, known: Int64) -> Float16:
     """[lists, list_size, width] features of the lists' candidates; ``known`` [lists] events of each history count."""
-    score = tf.function(lambda asked: features(asked, asked["candidates"]), reduce_retracing=True)
+    score = tf.function(lambda asked: features(asked, asked["candidates"]), reduce_retracing=True, autograph=False)
     numbers = np.empty((*lists.candidates.shape, len(features.names)), np.float16)
     # Histories of like length make blocks without much padding.
     order = np.argsort(known, kind="stable")

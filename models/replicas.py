@@ -32,7 +32,7 @@ def mean_of_replicas() -> Callable[[float], float]:
     if strategy.num_replicas_in_sync == 1:
         return float
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.float32)], autograph=False)
     def mean(value: tf.Tensor) -> tf.Tensor:
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(tf.identity, (value,)), axis=None)
 

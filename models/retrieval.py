@@ -8,7 +8,6 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from twotower.features.spec import Spec
 from twotower.models import parameter_servers
@@ -19,6 +18,7 @@ from twotower.models.graph_factors import GraphFactors
 from twotower.models.id_embeddings import id_embedding
 from twotower.models.lazy_adam import LazyAdam
 from twotower.models.moments import training_end
+from twotower.models.plain_model import PlainModel
 from twotower.models.queries import DAY
 from twotower.models.replicas import own_first
 from twotower.models.sampled_softmax import inclusion_probability, softmax_loss
@@ -169,7 +169,7 @@ def build_towers(
     return query, candidate
 
 
-class Retrieval(tfrs.models.Model):
+class Retrieval(PlainModel):
     """The towers and their loss: a sampled softmax over in-batch and uniform items (``sampled_softmax``).
 
     Not TFRS's ``Retrieval`` task, which makes a dense matrix of labels and passes over the scores once for each
@@ -196,7 +196,7 @@ class Retrieval(tfrs.models.Model):
         self._n_items = len(catalogue)
         self._choice = choice
         self._share = tf.Variable(sampling_share, dtype=tf.float32, trainable=False)
-        self._loss = tf.function(softmax_loss, jit_compile=True)
+        self._loss = tf.function(softmax_loss, jit_compile=True, autograph=False)
 
     def create_variables(self, inputs: Mapping[str, tf.Tensor]) -> None:
         """Create the layers' weights, which a first step would create otherwise."""

@@ -215,4 +215,4 @@ def _concrete(
     def function(**inputs: tf.Tensor) -> Tensors:
         return method(inputs)
 
-    return tf.function(function).get_concrete_function(**signature)
+    return tf.function(function, autograph=False).get_concrete_function(**signature)

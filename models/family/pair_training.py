@@ -33,7 +33,7 @@ def train_on_batches(
     random = np.random.default_rng(seed)
     steps = n_steps(len(columns[0]), batch_size)
     progress = Progress(epochs, steps, batch_size, folder)
-    compiled = tf.function(step, input_signature=[_ROWS] * len(columns))
+    compiled = tf.function(step, input_signature=[_ROWS] * len(columns), autograph=False)
     for epoch in range(epochs):
         progress.on_epoch_begin(epoch)
         for number, batch in enumerate(np.array_split(random.permutation(len(columns[0])), steps)):

@@ -14,5 +14,5 @@ class IndexExport(tf.Module):
         super().__init__()
         self._index = index
         queries, k = tf.TensorSpec([None, index.dim], tf.float32), tf.TensorSpec([], tf.int32)
-        self.search = tf.function(index.search, [queries, k])
-        self.embeddings = tf.function(index.embeddings, [tf.TensorSpec(None, tf.int32)])
+        self.search = tf.function(index.search, [queries, k], autograph=False)
+        self.embeddings = tf.function(index.embeddings, [tf.TensorSpec(None, tf.int32)], autograph=False)
