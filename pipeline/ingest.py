@@ -119,7 +119,7 @@ ITEM_SCHEMA = pa.schema([("item_id", pa.string()), ("description", pa.string())]
 
 
 class _Counting(beam.DoFn):
-    """Counts by label: a side output with one number a label and bundle, which Beam would not add up as quickly."""
+    """Counts by label on the side output ``counts``: one number a bundle, as an element costs Beam more than a sum."""
 
     def start_bundle(self) -> None:
         """Forget what the last bundle counted."""

@@ -91,7 +91,7 @@ class PortableIndex(Index):
 
     def _multiply(self, query: tf.Tensor, starts: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
         """Products of a query [1, dim] with the rows of each leaf, one after another, for a known number of leaves."""
-        ranges = zip(tf.split(starts, len(starts)), tf.split(limits, len(limits)), strict=True)
+        ranges = zip(tf.split(starts, starts.shape[0]), tf.split(limits, limits.shape[0]), strict=True)
         products = [self._vectors.range_products(start, limit, query) for start, limit in ranges]
         return tf.concat(products, axis=0)[:, 0]
 
